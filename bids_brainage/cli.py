@@ -1,0 +1,168 @@
+"""The BIDS App: argv -> Options -> participant | group."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bids_brainage import __version__
+from bids_brainage.core.errors import BrainAgeError, UsageError
+from bids_brainage.options import Options, fields, flag_name, from_toml, kind
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+LOG = logging.getLogger("bids_brainage")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line from the fields of :class:`Options`."""
+    made = argparse.ArgumentParser(
+        prog="bids-brainage",
+        description="Brain age from T1-weighted MRI: a BIDS dataset goes in, BIDS derivatives come out.",
+        epilog="Exit code: 0 all expected outputs are there, 1 some scan failed, 2 bad usage or an unusable dataset.",
+    )
+    made.add_argument("bids_dir", type=Path, help="the BIDS dataset; never written to")
+    made.add_argument("out_dir", type=Path, help="where the derivatives go")
+    made.add_argument("level", choices=("participant", "group"), help="first 'participant', then 'group'")
+    groups: dict[str, Any] = {}
+    for field in fields():
+        group = groups.setdefault(field.metadata["group"], made.add_argument_group(field.metadata["group"]))
+        value, several, choices = kind(field)
+        names = [n for n in (field.metadata["short"], flag_name(field.name)) if n]
+        how: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": _help(field)}
+        if value is bool:
+            group.add_argument(*names, action="store_true", **how)
+        else:
+            how |= {"choices": choices} if choices else {"metavar": field.metadata["metavar"]}
+            group.add_argument(*names, type=value, nargs="+" if several else None, **how)
+    made.add_argument("--version", action="version", version=f"bids-brainage {__version__}")
+    return made
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return field.metadata["help"] + (f" (default: {shown})" if shown not in (None, False, "") else "")
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """Command line and ``--config`` file to :class:`Options`; the command line wins.
+
+    Raises
+    ------
+    UsageError
+        Where a value cannot be used, a file that is named is not there, or the folders contradict each other.
+    """
+    given = vars(parser().parse_args(argv))
+    from_file = from_toml(given["config"]) if "config" in given else {}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in {**from_file, **given}.items()}
+    options = Options(**values)
+    _check(options)
+    return options
+
+
+def _check(options: Options) -> None:
+    """What can be known to be wrong before anything is read."""
+    for name in ("nprocs", "omp_nthreads", "mem_mb"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{flag_name(name)} {value}: must be at least 1")
+    for name in ("bids_filter_file", "phenotype", "plugin_file"):
+        path = getattr(options, name)
+        if path is not None and not path.is_file():
+            raise UsageError(f"{flag_name(name)} {path}: there is no such file")
+    if options.models_dir is not None and not options.models_dir.is_dir():
+        raise UsageError(f"--models-dir {options.models_dir}: there is no such folder")
+    if not options.bids_dir.is_dir():
+        raise UsageError(f"{options.bids_dir}: there is no such folder; give the BIDS dataset first")
+    bids, out = options.bids_dir.resolve(), options.out_dir.resolve()
+    if bids == out:
+        raise UsageError(
+            f"{options.out_dir}: output and input are the same folder; "
+            f"give another, e.g. {bids}/derivatives/bids-brainage"
+        )
+    if out in bids.parents:
+        raise UsageError(f"{options.out_dir}: the dataset lies inside the output folder; give another output folder")
+
+
+def prepare_environment(options: Options) -> None:
+    """Fix the threads of the numerical libraries and keep them from calling home, before they are imported."""
+    threads = str(options.omp_nthreads or 1)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = threads
+    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
+    os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
+    os.environ.setdefault("MPLBACKEND", "agg")
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def models_home() -> Path | None:
+    """Where installed bundles lie, from ``BIDS_BRAINAGE_HOME``."""
+    home = os.environ.get("BIDS_BRAINAGE_HOME")
+    return Path(home) if home else None
+
+
+def start_log(verbose: bool) -> None:
+    """One handler on standard error for the app's own lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    LOG.handlers[:] = [handler]
+    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+    LOG.propagate = False
+
+
+def run(options: Options) -> int:
+    """Run one level; returns the exit code."""
+    if options.level == "group":
+        from bids_brainage.workflows.group import run_group
+
+        result = run_group(
+            options.out_dir,
+            options.bids_dir,
+            phenotype=options.phenotype,
+            controls=options.controls,
+            seed=options.random_seed,
+            participant_label=options.participant_label,
+        )
+        return result.exit_code
+    from bids_brainage.workflows.run import run_participant
+
+    return run_participant(options, models_home())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``bids-brainage``."""
+    verbose = "-v" in (argv or sys.argv) or "--verbose" in (argv or sys.argv)
+    start_log(verbose)
+    try:
+        options = resolved(parse(argv))
+        prepare_environment(options)
+        return run(options)
+    except BrainAgeError as error:
+        LOG.error("%s", error, exc_info=verbose)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        LOG.error("stopped; what is complete stays, and the next run goes on from there")
+        return EXIT_INTERRUPTED
+
+
+def resolved(options: Options) -> Options:
+    """Fill in what depends on the machine: processes, threads, absolute folders."""
+    nprocs = options.nprocs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return dataclasses.replace(
+        options,
+        nprocs=nprocs,
+        omp_nthreads=min(options.omp_nthreads, nprocs) if options.omp_nthreads else None,
+        bids_dir=options.bids_dir.resolve(),
+        out_dir=options.out_dir.resolve(),
+        work_dir=options.work_dir.resolve() if options.work_dir else None,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Atomic writes and content hashes: nothing half-written ever stands under a final name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bids_brainage.core.errors import BrainAgeError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` with the same extensions; rename it to ``path`` on success.
+
+    Missing folders are made. On any error the temporary file is removed and ``path`` is left as it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BrainAgeError(
+            f"{path.parent}: cannot create this folder ({error.strerror}); check its permissions"
+        ) from None
+    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or isinstance(error, FileNotFoundError):
+            raise
+        raise BrainAgeError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON atomically: two spaces of indent, keys in the given order, no NaN."""
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a one-line :class:`BrainAgeError` where it is not valid."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BrainAgeError(f"{path}: not a readable JSON file ({error}); correct or remove it") from None
+
+
+def copy(source: Path, target: Path) -> Path:
+    """Copy a file atomically."""
+    with atomic(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return Path(target)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes; for a folder, of the names and contents of all files below it."""
+    path = Path(path)
+    if path.is_dir():
+        total = hashlib.sha256()
+        for member in sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+            total.update(f"{member.relative_to(path)}\0{sha256(member)}\n".encode())
+        return total.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of(content: Any) -> str:
+    """Hexadecimal sha256 of a JSON-serialisable value, independent of key order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

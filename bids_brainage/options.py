@@ -1,0 +1,189 @@
+"""All options of the app, once: source of the flags, the TOML keys, the descriptors and the docs table."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bids_brainage.core.errors import UsageError
+
+Level = Literal["participant", "group"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def option(default: Any, text: str, group: str, *, short: str = "", metavar: str = "", flag: str = "") -> Any:
+    """A dataclass field that carries its help text, its group in ``--help``, and how it is shown."""
+    metadata = {"help": text, "group": group, "short": short, "metavar": metavar, "flag": flag}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run of the app. Every field but the first three is an option with a default."""
+
+    bids_dir: Path
+    out_dir: Path
+    level: Level
+
+    participant_label: tuple[str, ...] = option(
+        (), "only these participants, with or without 'sub-'", "Which scans", metavar="LABEL"
+    )
+    session_label: tuple[str, ...] = option(
+        (), "only these sessions, with or without 'ses-'", "Which scans", metavar="LABEL"
+    )
+    bids_filter_file: Path | None = option(
+        None,
+        'JSON file of entities that choose the images, e.g. {"t1w": {"acquisition": "mprage"}}',
+        "Which scans",
+        metavar="FILE",
+    )
+    bids_database_dir: Path | None = option(
+        None, "folder of a saved dataset index; made when it is not there", "Which scans", metavar="DIR"
+    )
+    skip_bids_validation: bool = option(False, "do not check the dataset with the BIDS validator first", "Which scans")
+    derivatives: tuple[str, ...] = option(
+        (),
+        "reuse a brain mask or a preprocessed T1w of this derivative dataset (fMRIPrep, sMRIPrep, ...)",
+        "Which scans",
+        metavar="NAME=PATH",
+    )
+
+    models: tuple[str, ...] = option(
+        ("roi",), "models that give a brain age, by name", "What is computed", metavar="NAME"
+    )
+    models_dir: Path | None = option(None, "folder with further model bundles", "What is computed", metavar="DIR")
+    template: str = option(
+        "MNI152NLin2009aSym",
+        "template space; others than the default come through TemplateFlow",
+        "What is computed",
+        metavar="NAME",
+    )
+    random_seed: int = option(0, "seed of everything that draws random numbers", "What is computed", metavar="N")
+    force: bool = option(False, "redo scans that are complete", "What is computed")
+
+    phenotype: Path | None = option(
+        None,
+        "TSV of further columns by participant_id (and session_id) for the group level",
+        "Group level",
+        metavar="FILE",
+    )
+    controls: str | None = option(
+        None,
+        "query that chooses the people on whom the bias correction is fitted, e.g. \"diagnosis == 'CN'\"",
+        "Group level",
+        metavar="QUERY",
+    )
+
+    work_dir: Path | None = option(
+        None,
+        "folder for intermediate files (default: work in the current folder)",
+        "How it runs",
+        short="-w",
+        metavar="DIR",
+    )
+    nprocs: int | None = option(None, "processes at once (default: all cores)", "How it runs", metavar="N")
+    omp_nthreads: int | None = option(None, "threads a process (default: as many as fit)", "How it runs", metavar="N")
+    mem_mb: int | None = option(
+        None, "memory in MB that may be used (default: 90 %% of what is there)", "How it runs", metavar="MB"
+    )
+    device: Device = option("auto", "where networks run", "How it runs")
+    nipype_plugin: str | None = option(
+        None, "nipype plugin: MultiProc, Linear, SLURM, SGE, ... (default: MultiProc)", "How it runs", metavar="NAME"
+    )
+    plugin_file: Path | None = option(
+        None, "YAML, JSON or TOML file with 'plugin' and 'plugin_args' for nipype", "How it runs", metavar="FILE"
+    )
+    stop_on_first_crash: bool = option(False, "stop at the first scan that fails", "How it runs")
+    clean_workdir: bool = option(
+        False, "remove the intermediate files of this run when all scans are complete", "How it runs"
+    )
+    dry_run: bool = option(False, "say what would run, and stop", "How it runs")
+    write_graph: bool = option(False, "draw the workflow into OUT_DIR/logs", "How it runs")
+    config: Path | None = option(
+        None, "TOML file with the same options (the command line wins)", "How it runs", metavar="FILE"
+    )
+    verbose: bool = option(False, "log more, and show tracebacks", "How it runs", short="-v")
+
+
+def fields() -> list[dataclasses.Field[Any]]:
+    """The optional fields in their order, without the three positional ones."""
+    return [f for f in dataclasses.fields(Options) if "help" in f.metadata]
+
+
+def flag_name(name: str) -> str:
+    """``work_dir`` -> ``--work-dir``."""
+    return "--" + name.replace("_", "-")
+
+
+def kind(f: dataclasses.Field[Any]) -> tuple[type, bool, tuple[str, ...]]:
+    """Type of one value, whether there may be several, and the allowed choices of a field.
+
+    Returns
+    -------
+    (value type, several, choices)
+    """
+    annotation = typing.get_type_hints(Options)[f.name]
+    several = typing.get_origin(annotation) is tuple
+    inner = [a for a in typing.get_args(annotation) if a not in (type(None), Ellipsis)]
+    if typing.get_origin(annotation) is Literal:
+        return str, False, tuple(inner)
+    value = inner[0] if inner else annotation
+    return value, several, ()
+
+
+def from_toml(path: Path) -> dict[str, Any]:
+    """Read options from a TOML file; keys with ``-`` or ``_``, values of the types that the fields have.
+
+    Raises
+    ------
+    UsageError
+        Where the file cannot be read, names an unknown option, or gives a value of the wrong type.
+    """
+    import tomllib
+
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: not a readable TOML file ({error}); correct it") from None
+    by_name = {f.name: f for f in fields() if f.name != "config"}
+    values = {}
+    for key, value in content.items():
+        f = by_name.get(key.replace("-", "_"))
+        if f is None:
+            raise UsageError(f"{path}: unknown option {key!r}; known are {', '.join(sorted(by_name))}")
+        values[f.name] = _convert(path, f, value)
+    return values
+
+
+def _convert(path: Path, f: dataclasses.Field[Any], value: Any) -> Any:
+    """One TOML value to the type of its field."""
+    wanted, several, choices = kind(f)
+    items = value if several and isinstance(value, list) else [value]
+    raw: type = str if wanted is Path else wanted
+    wrong = [item for item in items if type(item) is not raw or (choices and item not in choices)]
+    if wrong:
+        expected = " or ".join(choices) if choices else raw.__name__
+        raise UsageError(
+            f"{path}: {f.name} = {wrong[0]!r} is not {'a list of ' if several else ''}{expected}; correct it"
+        )
+    converted = [wanted(item) for item in items]
+    return tuple(converted) if several else converted[0]
+
+
+def table() -> str:
+    """The options as a Markdown table, for the docs."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for f in fields():
+        value, several, choices = kind(f)
+        metavar = (
+            "" if value is bool else " " + (f.metadata["metavar"] or "\\|".join(choices)) + (" ..." if several else "")
+        )
+        names = ", ".join(n for n in (f.metadata["short"], flag_name(f.name)) if n)
+        default: Any = f.default
+        shown = " ".join(map(str, default)) if several else ("" if default in (None, False) else str(default))
+        text = f.metadata["help"].replace("%%", "%")
+        rows.append(f"| `{names}{metavar}` | {f'`{shown}`' if shown else ''} | {text} |")
+    return "\n".join(rows) + "\n"
