@@ -1,0 +1,329 @@
+"""Results to BIDS derivatives: every name from ``derivatives.json``, sidecars beside, each file whole or not there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bids_brainage.core.errors import BrainAgeError, UsageError
+from bids_brainage.core.files import copy, read_json, write_json, write_text
+from bids_brainage.core.types import Scan
+
+BIDS_VERSION = "1.10.0"
+TOOL = "bids-brainage"
+MARK = "brainage_json"
+DATED = ("Fingerprint",)
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    return json.loads(resources.files(__package__).joinpath("derivatives.json").read_text(encoding="utf-8"))
+
+
+def artefact_names() -> tuple[str, ...]:
+    """Names of all artefacts that are written to the derivatives."""
+    return tuple(_table()["artefacts"])
+
+
+def path_for(scan: Scan, artefact: str, out_dir: Path, template: str) -> Path:
+    """Where an artefact of a scan belongs.
+
+    Parameters
+    ----------
+    artefact : str
+        A name of :func:`artefact_names`.
+    template : str
+        Name of the template space.
+
+    Raises
+    ------
+    KeyError
+        Where no such artefact is written.
+    """
+    entry = _table()["artefacts"][artefact]
+    name = f"{scan.stem}_{entry['name'].format(template=template)}"
+    if entry.get("folder") == "figures":
+        return Path(out_dir) / f"sub-{scan.subject}" / "figures" / name
+    return Path(out_dir) / _folder(scan) / name
+
+
+def _folder(scan: Scan) -> str:
+    return "/".join([f"sub-{scan.subject}", *([f"ses-{scan.session}"] if scan.session else []), "anat"])
+
+
+def sidecar_of(path: Path) -> Path:
+    """The JSON file beside a data file."""
+    return path.with_name(path.name.partition(".")[0] + ".json")
+
+
+def _has_sidecar(artefact: str) -> bool:
+    return _table()["artefacts"][artefact].get("sidecar", True)
+
+
+def _written(artefacts: Iterable[str]) -> list[str]:
+    """Those artefacts that have a place in the derivatives; the others are working files."""
+    return [name for name in _table()["artefacts"] if name in set(artefacts) and name != MARK]
+
+
+def expected(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str) -> list[Path]:
+    """Every file that must be there when a scan is complete, data and sidecars; working files are none of them."""
+    paths = []
+    for name in _written(artefacts):
+        path = path_for(scan, name, out_dir, template)
+        paths += [path, sidecar_of(path)] if _has_sidecar(name) else [path]
+    return paths
+
+
+def missing(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str) -> list[Path]:
+    """Expected files that are not there, or empty."""
+    return [
+        path for path in expected(scan, artefacts, out_dir, template) if not path.is_file() or not path.stat().st_size
+    ]
+
+
+def complete(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str) -> bool:
+    """Whether every expected file is there."""
+    return not missing(scan, artefacts, out_dir, template)
+
+
+def reason_to_run(
+    scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str, fingerprint: Mapping[str, Any]
+) -> str:
+    """Why a scan has to be (re)done, in words; empty where all is there under the same fingerprint."""
+    mark = path_for(scan, MARK, out_dir, template)
+    if not mark.is_file():
+        return "no result yet"
+    absent = missing(scan, artefacts, out_dir, template)
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        return f"missing: {', '.join(path.name for path in absent[:3])}{more}"
+    return difference(read_fingerprint(mark), fingerprint)
+
+
+def read_fingerprint(path: Path) -> dict[str, Any]:
+    """The fingerprint in a ``_brainage.json``; empty where there is none or the file cannot be read."""
+    try:
+        content = read_json(path)
+    except BrainAgeError:
+        return {}
+    found = content.get("Fingerprint") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Which entries of two fingerprints differ, in words; empty where none does.
+
+    Examples
+    --------
+    >>> difference({"Version": "0.1", "Sex": "F"}, {"Version": "0.2", "Sex": "F"})
+    'Version was 0.1, is 0.2'
+    """
+    if not old and new:
+        return "the result has no fingerprint"
+    words = []
+    for key in dict.fromkeys((*old, *new)):
+        if key not in old:
+            words.append(f"{key} is new")
+        elif key not in new:
+            words.append(f"{key} is gone")
+        elif old[key] != new[key]:
+            words.append(f"{key} was {_short(old[key])}, is {_short(new[key])}")
+    return "; ".join(words)
+
+
+def _short(value: Any) -> str:
+    """A value with its hashes cut."""
+    return " ".join(word[:8] if len(word) >= 40 else word for word in str(value).split(" "))
+
+
+def publish(
+    scan: Scan,
+    artefacts: Mapping[str, Path],
+    out_dir: Path,
+    template: str,
+    metadata: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Path]:
+    """Copy artefacts to their names, each atomically and with its sidecar; ``_brainage.json`` comes last.
+
+    An earlier ``_brainage.json`` is removed first, so that it only ever stands where everything is in place.
+
+    Parameters
+    ----------
+    artefacts
+        Files by artefact name. Working files (names that ``derivatives.json`` does not have) are passed over.
+    metadata
+        Further content of sidecars by artefact name, over what ``derivatives.json`` says; ``None`` removes a key.
+
+    Returns
+    -------
+    list of Path
+        All files written, in order.
+    """
+    names = _written(artefacts)
+    path_for(scan, MARK, out_dir, template).unlink(missing_ok=True)
+    written = []
+    for name in names:
+        target = path_for(scan, name, out_dir, template)
+        written.append(copy(Path(artefacts[name]), target))
+        if _has_sidecar(name):
+            content = _sidecar(scan, name, names, template, (metadata or {}).get(name, {}))
+            written.append(write_json(sidecar_of(target), content))
+    return written
+
+
+def _sidecar(scan: Scan, artefact: str, names: Iterable[str], template: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of one artefact: the template of ``derivatives.json``, its sources, and what the caller adds."""
+    entry = _table()["artefacts"][artefact]
+    raw = raw_uri(scan)
+    own = {name: f"bids::{path_for(scan, name, Path(), template).as_posix()}" for name in names}
+    sources = dict.fromkeys(own.get(name, raw) for name in entry["sources"])
+    values = {"raw": raw, "template": template, "reference": _reference(template)}
+    content = {k: v.format_map(values) if isinstance(v, str) else v for k, v in entry["metadata"].items()}
+    content = {k: v for k, v in {**content, "Sources": list(sources), **more}.items() if v not in (None, "")}
+    return {**{k: v for k, v in content.items() if k not in DATED}, **{k: content[k] for k in DATED if k in content}}
+
+
+def raw_uri(scan: Scan) -> str:
+    """BIDS URI of the scan in the dataset that ``DatasetLinks`` calls ``raw``."""
+    return f"bids:raw:{_folder(scan)}/{scan.path.name}"
+
+
+def _reference(template: str) -> str:
+    """Where a template is described; empty where its name alone must do."""
+    return next((url for name, url in _table()["references"].items() if template.startswith(name)), "")
+
+
+def bidsignore() -> str:
+    """Content of ``.bidsignore``: what BIDS has no name for."""
+    return "\n".join(_table()["own"]) + "\n"
+
+
+def check_out_dir(bids_dir: Path, out_dir: Path) -> None:
+    """Make sure that results can go to a folder; it is made where it is not there.
+
+    Raises
+    ------
+    UsageError
+        Where it is the dataset itself, cannot be written, or holds another tool's results.
+    """
+    bids_dir, out_dir = Path(bids_dir).resolve(), Path(out_dir).resolve()
+    if bids_dir == out_dir:
+        raise UsageError(
+            f"{out_dir}: is the dataset itself; give another output folder, e.g. {out_dir}/derivatives/{TOOL}"
+        )
+    description = out_dir / "dataset_description.json"
+    if description.is_file() and _maker(description) != TOOL:
+        raise UsageError(
+            f"{description}: is not of {TOOL} ({_maker(description) or 'unknown'}); give an output folder of its own"
+        )
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out_dir):
+            pass
+    except OSError as error:
+        raise UsageError(f"{out_dir}: cannot be written ({error.strerror}); give another output folder") from None
+
+
+def _maker(description: Path) -> str:
+    """Name of the tool that made a derivative dataset."""
+    try:
+        content = read_json(description)
+        return str(content["GeneratedBy"][0]["Name"])
+    except (BrainAgeError, LookupError, TypeError):
+        return ""
+
+
+def write_dataset_files(
+    out_dir: Path,
+    bids_dir: Path,
+    version: str,
+    *,
+    container: Mapping[str, str] | None = None,
+    derivatives: Mapping[str, Path] | None = None,
+    tables: Mapping[str, Path] | None = None,
+) -> list[Path]:
+    """Write what describes the derivatives as a whole; a file with the same content is left alone.
+
+    Parameters
+    ----------
+    version : str
+        Version of this package.
+    container
+        ``Type``, ``Tag`` and ``URI`` of the container that runs, if one does.
+    derivatives
+        Derivative datasets that are reused, by name.
+    tables
+        Further files at the root, by name, e.g. ``desc-muse_dseg.tsv``.
+
+    Returns
+    -------
+    list of Path
+        Files that were written.
+
+    Raises
+    ------
+    UsageError
+        See :func:`check_out_dir`.
+    """
+    check_out_dir(bids_dir, out_dir)
+    description = _description(Path(out_dir).resolve(), Path(bids_dir).resolve(), version, container, derivatives or {})
+    contents = {
+        "dataset_description.json": json.dumps(description, indent=2, ensure_ascii=False) + "\n",
+        ".bidsignore": bidsignore(),
+        "README.md": _readme(version),
+        **{name: Path(path).read_text(encoding="utf-8") for name, path in (tables or {}).items()},
+    }
+    return [
+        write_text(Path(out_dir) / name, text) for name, text in contents.items() if not _is(Path(out_dir) / name, text)
+    ]
+
+
+def _is(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _description(
+    out_dir: Path, bids_dir: Path, version: str, container: Mapping[str, str] | None, derivatives: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Content of ``dataset_description.json``."""
+    raw = read_json(bids_dir / "dataset_description.json")
+    tool = {"Name": TOOL, "Version": version, **({"Container": dict(container)} if container else {})}
+    links = {"raw": bids_dir, **{name: Path(path).resolve() for name, path in derivatives.items()}}
+    uris = {name: _uri(path, out_dir) for name, path in links.items()}
+    doi = raw.get("DatasetDOI")
+    return {
+        "Name": f"{TOOL} of {raw.get('Name', bids_dir.name)}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [tool],
+        "SourceDatasets": [{"URL": uris["raw"], **({"DOI": doi} if isinstance(doi, str) and doi else {})}],
+        "DatasetLinks": uris,
+    }
+
+
+def _uri(path: Path, out_dir: Path) -> str:
+    """A folder relative to the derivatives when they lie inside it, so that both can move; else as a file URI."""
+    if path in out_dir.parents:
+        return "/".join([".."] * len(out_dir.relative_to(path).parts))
+    return "file://" + quote(path.as_posix())
+
+
+def _readme(version: str) -> str:
+    return (
+        f"# Brain age of T1-weighted MRI\n\nWritten by {TOOL} {version}.\n\n"
+        "- `sub-*/[ses-*/]anat/*_brainage.tsv`: brain age of each T1w image, a row a model;\n"
+        "  columns are explained in the JSON beside it.\n"
+        "- `*_desc-muse_volumes.tsv`: volumes of brain regions in cubic millimetres.\n"
+        "- `sub-*.html`: a report a participant. `group_*.tsv` and `group.html`: the group level.\n"
+        "- `logs/`: the methods text and what went wrong, if anything did.\n\n"
+        "Gaps between brain age and age depend on age: use age as a covariate in any test of them.\n"
+    )
