@@ -1,0 +1,43 @@
+"""A killed worker fails its own scan; the others finish, and the run ends."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from nipype.pipeline import engine as pe
+
+from bids_brainage.core.files import write_text
+from bids_brainage.workflows.node import node
+from bids_brainage.workflows.plugin import MultiProc
+
+
+class Done(NamedTuple):
+    file: Path
+
+
+def works(word: str, *, out: Path) -> Done:
+    time.sleep(0.5)
+    return Done(write_text(out / "done.txt", word))
+
+
+def dies(word: str, *, out: Path) -> Done:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Done(out)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("processes", [1, 3])
+def test_others_finish_when_a_worker_is_killed(tmp_path, processes):
+    workflow = pe.Workflow("wf", base_dir=str(tmp_path))
+    for name, function in {"a": "dies", "b": "works", "c": "works"}.items():
+        workflow.add_nodes([node(f"{__name__}:{function}", name, mem_gb=0.1, constants={"word": name})])
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path / "crash"), "poll_sleep_duration": "0.1"}
+    (tmp_path / "crash").mkdir()
+    plugin = MultiProc(plugin_args={"n_procs": processes, "mp_context": "forkserver"})
+    with pytest.raises(RuntimeError, match="killed"):
+        workflow.run(plugin=plugin)
+    assert not (tmp_path / "wf" / "a" / "done.txt").exists()
+    assert [(tmp_path / "wf" / n / "done.txt").read_text() for n in "bc"] == ["b", "c"]
