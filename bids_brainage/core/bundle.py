@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_brainage.core.errors import BundleError
+from bids_brainage.core.errors import BrainAgeError, BundleError
 from bids_brainage.core.files import read_json, sha256, sha256_of, write_json
 
 CARD = "model.json"
@@ -62,7 +62,12 @@ def load(folder: Path) -> Bundle:
     folder = Path(folder)
     if not (folder / CARD).is_file():
         raise BundleError(f"{folder}: holds no {CARD}; give a folder that `brainage train` wrote")
-    card = read_json(folder / CARD)
+    try:
+        card = read_json(folder / CARD)
+    except BrainAgeError as error:
+        raise BundleError(str(error)) from None
+    if not isinstance(card, dict) or not isinstance(card.get("files", {}), dict):
+        raise BundleError(f"{folder / CARD}: is no model card; give a folder that `brainage train` wrote")
     missing = [key for key in REQUIRED if key not in card]
     if missing:
         raise BundleError(f"{folder / CARD}: lacks {', '.join(missing)}; use a complete model card")

@@ -77,7 +77,7 @@ def test_a_bundle_round_trips(tmp_path):
     assert bundle.file("w.npz").read_text() == "weights"
 
 
-@pytest.mark.parametrize("harm", ["change", "truncate", "remove", "escape", "no_card", "incomplete_card"])
+@pytest.mark.parametrize("harm", ["change", "truncate", "remove", "escape", "no_card", "incomplete_card", "no_object", "no_json"])
 def test_a_harmed_bundle_is_refused_in_one_line(tmp_path, harm):
     write_text(tmp_path / "w.npz", "weights")
     save(tmp_path, CARD)
@@ -93,6 +93,10 @@ def test_a_harmed_bundle_is_refused_in_one_line(tmp_path, harm):
             write_json(tmp_path / "model.json", {**card, "files": {"../w.npz": "0"}})
         case "no_card":
             (tmp_path / "model.json").unlink()
+        case "no_object":
+            (tmp_path / "model.json").write_text("[]")
+        case "no_json":
+            (tmp_path / "model.json").write_text("{")
         case "incomplete_card":
             write_json(tmp_path / "model.json", {k: v for k, v in card.items() if k != "licence"})
     with pytest.raises(BundleError) as caught:

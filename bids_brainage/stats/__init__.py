@@ -1,0 +1,1 @@
+"""Statistics on arrays: bias corrections of brain age and comparisons of groups. People are the units, never runs."""

@@ -1,0 +1,34 @@
+"""``brainage``: the commands around the app, one small file each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from bids_brainage import __version__
+from bids_brainage.core.errors import BrainAgeError
+
+COMMANDS = ("demo", "simulate", "train", "models")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands; each module adds its own arguments and sets ``run``."""
+    made = argparse.ArgumentParser(prog="brainage", description="The toolbox of bids-brainage.")
+    made.add_argument("--version", action="version", version=f"brainage {__version__}")
+    subparsers = made.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        import_module(f"bids_brainage.toolbox.{command}").add_parser(subparsers)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``brainage``; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        return code
+    except BrainAgeError as error:
+        print(f"brainage: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,107 @@
+"""``brainage models``: list, show and verify the bundles that are there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bids_brainage.core.bundle import Bundle
+from bids_brainage.core.errors import BundleError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``models`` with ``list``, ``show`` and ``verify``."""
+    made = subparsers.add_parser("models", help="list, show and verify models", description=__doc__)
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with further bundles")
+    actions = made.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", parents=[where], help="models that give a brain age")
+    listing.add_argument("--all", action="store_true", help="also bundles behind the stages (segmentation, atlas)")
+    listing.set_defaults(run=run_list)
+    show = actions.add_parser("show", parents=[where], help="figures and limits of one bundle")
+    show.add_argument("name", metavar="NAME")
+    show.add_argument("--json", action="store_true", help="the whole card")
+    show.set_defaults(run=run_show)
+    verify = actions.add_parser("verify", parents=[where], help="check every file of every bundle against its sha256")
+    verify.set_defaults(run=run_verify)
+
+
+def places(args: argparse.Namespace) -> list[Path]:
+    """Where bundles are looked for."""
+    from bids_brainage.models.registry import search_path
+
+    home = os.environ.get("BIDS_BRAINAGE_HOME")
+    return search_path(args.models_dir, Path(home) if home else None)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print a line a bundle."""
+    from bids_brainage.models import registry
+
+    for bundle in registry.every(places(args)) if args.all else registry.available(places(args)):
+        card = bundle.card
+        print(
+            "\t".join(map(str, (bundle.name, card["version"], registry.role(bundle), card["licence"], bundle.folder)))
+        )
+    return 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print what one bundle is and how well it does."""
+    from bids_brainage.models.registry import find
+
+    bundle = find(args.name, places(args))
+    print(json.dumps(bundle.card, indent=2, ensure_ascii=False) if args.json else summary(bundle))
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Verify all bundles, the damaged ones named; 1 where there are any."""
+    from bids_brainage.models import registry
+
+    damaged = 0
+    for name, folder in registry.folders(places(args)).items():
+        try:
+            bundle = registry.verified(folder)
+            print(f"{name}\tok\t{bundle.digest[:12]}\t{folder}")
+        except BundleError as error:
+            damaged += 1
+            print(f"{name}\tDAMAGED\t{error}")
+    return 1 if damaged else 0
+
+
+def summary(bundle: Bundle) -> str:
+    """A bundle's card for the terminal."""
+    card = bundle.card
+    lines = [
+        f"{card['name']} {card['version']} ({card['architecture']}): {card.get('description', '')}",
+        f"folder: {bundle.folder}",
+        f"sha256 of the card: {bundle.digest}",
+        f"needs: {', '.join(card['needs']) or 'nothing'}",
+        f"licence: {card['licence']}",
+        "metrics:",
+        *_indented(card["metrics"]),
+        *(f"note: {note}" for note in card.get("notes", ())),
+        *(f"not meant for: {use}" for use in card["not_meant_for"]),
+    ]
+    if "age_range" in card:
+        lines.insert(3, "ages in training: {:g}-{:g} years".format(*card["age_range"]))
+    return "\n".join(lines)
+
+
+def _indented(value: Any, depth: int = 1) -> list[str]:
+    """Nested figures as indented lines; an estimate with its interval on one."""
+    lines = []
+    for key, entry in value.items() if isinstance(value, dict) else ():
+        if isinstance(entry, dict) and set(entry) == {"value", "low", "high"}:
+            entry = f"{entry['value']} [{entry['low']}, {entry['high']}]"
+        elif isinstance(entry, dict) and not any(isinstance(v, dict) for v in entry.values()):
+            entry = ", ".join(f"{k} {v}" for k, v in entry.items())
+        if isinstance(entry, dict):
+            lines += [f"{'  ' * depth}{key}:", *_indented(entry, depth + 1)]
+        else:
+            lines.append(f"{'  ' * depth}{key}: {entry}")
+    return lines
