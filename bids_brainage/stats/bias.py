@@ -117,7 +117,7 @@ class Correction:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Correction:
         """Inverse of :meth:`to_dict`."""
-        values = {key: math.nan if value is None else value for key, value in content.items()}
+        values: dict[str, Any] = {key: math.nan if value is None else value for key, value in content.items()}
         return cls(**values | {"levels": tuple(tuple(map(float, level)) for level in content.get("levels", ()))})
 
     def _z(self, x: Array, gap: Array) -> Array:
@@ -192,18 +192,8 @@ def fit(
         return Correction(form, "none", reason="no control has both an age and a brain age")
     low, high = float(x.min()), float(x.max())
     x, y = _one_row_a_person(x, y, who)
-    chosen = method or choose_method(form, x)
-    blank = Correction(form, chosen, n_controls=len(x), age_min=low, age_max=high)
-    if chosen == "none":
-        return replace(blank, reason=f"{len(x)} controls; age levels need at least {MIN_CONTROLS}")
-    if chosen == "levels":
-        return _fit_levels(blank, x, y - x)
-    if chosen == "median_offset":
-        slope = 0.0 if form in ("beheshti", "popescu") else 1.0
-        return replace(blank, slope=slope, intercept=float(np.median(y - x)))
-    if chosen == "tails":
-        x, y = _tails(x, y)
-    return _fit_line(blank, x, y)
+    blank = Correction(form, method or choose_method(form, x), n_controls=len(x), age_min=low, age_max=high)
+    return _fitted(blank, x, y)
 
 
 def choose_method(form: Form, age: ArrayLike) -> Method:
@@ -291,6 +281,20 @@ def _tails(x: Array, y: Array) -> tuple[Array, Array]:
     return x[ends], y[ends]
 
 
+def _fitted(blank: Correction, x: Array, y: Array) -> Correction:
+    """The coefficients, by the method that was chosen."""
+    if blank.method == "none":
+        return replace(blank, reason=f"{len(x)} controls; age levels need at least {MIN_CONTROLS}")
+    if blank.method == "levels":
+        return _fit_levels(blank, x, y - x)
+    if blank.method == "median_offset":
+        slope = 0.0 if blank.form in ("beheshti", "popescu") else 1.0
+        return replace(blank, slope=slope, intercept=float(np.median(y - x)))
+    if blank.method == "tails":
+        x, y = _tails(x, y)
+    return _fit_line(blank, x, y)
+
+
 def _fit_line(blank: Correction, x: Array, y: Array) -> Correction:
     """Least squares for the line of the form; refuses what a later division or extrapolation would turn into noise."""
     predictor, response = {"beheshti": (x, y - x), "popescu": (y, y - x)}.get(blank.form, (x, y))
@@ -308,7 +312,7 @@ def _fit_line(blank: Correction, x: Array, y: Array) -> Correction:
 
 
 def _fit_levels(blank: Correction, x: Array, gap: Array) -> Correction:
-    """Mean and SD of the gap by year of age, a year widened until it holds enough people; a short rest joins the last."""
+    """Mean and SD of the gap by year of age, widened until it holds enough people; a short rest joins the last."""
     order = np.argsort(x, kind="stable")
     years, gap = np.floor(x[order]), gap[order]
     changes = np.concatenate([[0], np.flatnonzero(np.diff(years)) + 1])

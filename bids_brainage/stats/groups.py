@@ -1,4 +1,4 @@
-"""Accuracy of brain age and comparisons of groups. Every function counts people: give one value a person, or say who is who."""
+"""Accuracy of brain age and comparisons of groups. The units are people: one value a person, or say who is who."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class Statistic(NamedTuple):
     p: float
 
 
-def accuracy(age: ArrayLike, predicted: ArrayLike, person: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Accuracy:
+def accuracy(
+    age: ArrayLike, predicted: ArrayLike, person: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> Accuracy:
     """MAE, Pearson r, R2 and bias with percentile bootstrap intervals, people resampled.
 
     A person's rows share one weight, so that many scans of one person count as one person.
@@ -142,7 +144,9 @@ def welch_t(first: ArrayLike, second: ArrayLike) -> Difference:
     test = ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(0.95)
     difference = Interval(float(a.mean() - b.mean()), float(interval.low), float(interval.high))
-    return Difference(len(a), len(b), difference, cohen_d(a, b), float(test.statistic), float(test.df), float(test.pvalue))
+    return Difference(
+        len(a), len(b), difference, cohen_d(a, b), float(test.statistic), float(test.df), float(test.pvalue)
+    )
 
 
 def cohen_d(first: ArrayLike, second: ArrayLike) -> Interval:
@@ -282,7 +286,7 @@ def ks(first: ArrayLike, second: ArrayLike) -> Statistic:
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> Interval:
-    """Pearson r with Fisher's interval, shape (n,) each, one pair a person; ``nan`` for fewer than four or constants."""
+    """Pearson r with Fisher's interval, shape (n,) each, one pair a person; ``nan`` below four or for constants."""
     from scipy.stats import pearsonr
 
     a, b = np.asarray(x, float), np.asarray(y, float)

@@ -25,6 +25,7 @@ from bids_brainage.core.errors import BrainAgeError
 from bids_brainage.core.files import sha256, sha256_of
 
 REASON = "reason.txt"
+ARTEFACT = object()
 
 
 @cache
@@ -59,11 +60,16 @@ def results(stage: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def convert(value: Any, annotation: Any) -> Any:
-    """A trait's value to what the annotation says; paths travel as strings, tuples may come back as lists."""
+    """A trait's value to what the annotation says; paths travel as strings, tuples may come back as lists.
+
+    An artefact whose name is not among the arguments is a path where it is text, else a value such as flags.
+    """
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         chosen = [a for a in inner if a is not type(None)]
         return None if value is None else convert(value, chosen[0])
+    if annotation is ARTEFACT:
+        return Path(value) if isinstance(value, str) else value
     if annotation is Path:
         return Path(value)
     if origin is tuple:
@@ -118,10 +124,10 @@ class Stage(SimpleInterface):
         function = locate(self.inputs.stage)
         annotations = parameters(function)
         given = {name: getattr(self.inputs, name) for name in self._arguments if isdefined(getattr(self.inputs, name))}
-        values = {name: convert(value, annotations.get(name, Path)) for name, value in given.items()}
         out = Path(runtime.cwd)
         (out / REASON).unlink(missing_ok=True)
         try:
+            values = {name: convert(value, annotations.get(name, ARTEFACT)) for name, value in given.items()}
             result = function(**values, out=out)
         except BrainAgeError as error:
             (out / REASON).write_text(str(error), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,12 @@ from niworkflows.engine.plugin import MultiProcPlugin, run_node
 KILLED = "the worker process was killed, most often for want of memory; raise --mem-mb or lower --nprocs"
 
 
+def start_worker(verbose: bool) -> None:
+    """Quieten Nipype in a process, the first or a worker: its own log lines are for ``-v``."""
+    for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
+
+
 class MultiProc(MultiProcPlugin):
     """Nipype's scheduler over a pool that is made anew when a worker dies.
 
@@ -21,6 +28,11 @@ class MultiProc(MultiProcPlugin):
     """
 
     pool: ProcessPoolExecutor
+
+    def __init__(self, plugin_args: dict[str, Any]) -> None:
+        self._context = multiprocessing.get_context(plugin_args.get("mp_context"))
+        self._initializer = partial(start_worker, bool(plugin_args.get("verbose")))
+        super().__init__(pool=self._new_pool(plugin_args["n_procs"]), plugin_args=plugin_args)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -34,8 +46,7 @@ class MultiProc(MultiProcPlugin):
         return int(self._taskid)
 
     def _new_pool(self, workers: int) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context(self.plugin_args.get("mp_context"))
-        return ProcessPoolExecutor(max_workers=workers, mp_context=context)
+        return ProcessPoolExecutor(max_workers=workers, mp_context=self._context, initializer=self._initializer)
 
     def _done(self, taskid: int, node: Any, future: Future[dict[str, Any]]) -> None:
         """Take the result; ``node`` is None on the second try."""

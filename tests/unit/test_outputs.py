@@ -108,7 +108,7 @@ def test_sidecars_say_where_things_come_from(dataset: Path, made: dict[str, Path
     assert sidecar("t1w_preproc") == {"SkullStripped": False, "SpatialReference": raw, "Sources": [raw]}
     mni = sidecar("t1w_mni")
     assert mni["SkullStripped"] is True
-    assert mni["Resolution"] == "2 mm isotropic"
+    assert mni["Resolution"] == "1 mm isotropic"
     assert mni["SpatialReference"].startswith("https://")
     assert mni["Sources"][0] == "bids::sub-02/anat/sub-02_ce-gd_rec-norm_part-mag_desc-preproc_T1w.nii.gz"
     assert sidecar("muse_volumes")["volume_mm3"]["Units"] == "mm^3"

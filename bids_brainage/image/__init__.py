@@ -1,0 +1,1 @@
+"""One stage a file: pure functions from images to images."""

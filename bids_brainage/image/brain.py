@@ -1,0 +1,268 @@
+"""Brain mask, intracranial mask and tissue posteriors of a head, by a network that learned from label maps.
+
+The network has seen synthetic images alone (domain randomisation: Billot et al. 2023, SynthSeg,
+doi:10.1016/j.media.2023.102789; Hoopes et al. 2022, SynthStrip, doi:10.1016/j.neuroimage.2022.119474).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import nn
+
+from bids_brainage.core.errors import BundleError, ScanError
+from bids_brainage.image import io, masks
+from bids_brainage.image.classes import CLASSES
+from bids_brainage.image.io import Grid, Volume
+from bids_brainage.image.network import has_bfloat16, load_network, posterior
+from bids_brainage.image.synthstrip import brain_mask as synthstrip_mask
+
+SPACING = 2.0
+SHAPE = (96, 112, 96)
+TOP_TO_CENTRE = 82.0
+OFF_CENTRE = 12.0
+REFUSED_ML = (300.0, 2500.0)
+UNUSUAL_ML = (700.0, 2000.0)
+STRIPPED_SHARE = 0.95
+ALL_BRAIN = 0.94
+CUT_AREA = 1000.0
+AGREEMENT = 0.8
+
+
+class Segmented(NamedTuple):
+    """What :func:`segment` writes, and what a reader must know of it.
+
+    Attributes
+    ----------
+    brain_mask, icv_mask : Path
+        Native grid, uint8: the brain without outer CSF, ventricles inside; and all within the skull.
+    posteriors : Path
+        Probabilities of :data:`CLASSES`, 4D (classes last), uint8 x 1/255, on a 2 mm grid of 96 x 112 x 96
+        voxels along the scan's own axes in its world space, around the brain.
+    flags : tuple of str
+        ``already_stripped``, ``brain_volume_unusual`` (outside 700-2000 mL), ``brain_cut`` (the mask meets the
+        edge of the field of view), ``mask_disagrees`` (given or SynthStrip's mask against the network's).
+    """
+
+    brain_mask: Path
+    icv_mask: Path
+    posteriors: Path
+    flags: tuple[str, ...]
+
+
+def segment(
+    t1w_native: Path,
+    *,
+    bundle: Path,
+    out: Path,
+    given_mask: Path | None = None,
+    synthstrip: Path | None = None,
+    device: str = "cpu",
+) -> Segmented:
+    """Find the brain; a given mask goes before SynthStrip's, SynthStrip's before the network's own.
+
+    Parameters
+    ----------
+    t1w_native : Path
+        Conformed scan (RAS, float32).
+    bundle : Path
+        Folder of the segmentation network.
+    out : Path
+        Existing folder to write into.
+    given_mask : Path, optional
+        A brain mask on any grid in the same world space.
+    synthstrip : Path, optional
+        Folder of a bundle with SynthStrip's weights.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    ScanError
+        No plausible brain (300-2500 mL) in the scan, or a given mask that is empty or misses the head.
+    BundleError
+        A damaged bundle, or one of another kind.
+    """
+    scan = io.read(t1w_native)
+    network, card = load_network(bundle, device)
+    if tuple(card.get("classes", ())) != CLASSES or card.get("resolution_mm") != SPACING:
+        raise BundleError(
+            f"{bundle}: not a network of the {len(CLASSES)} classes at {SPACING:g} mm; install its own bundle"
+        )
+    head = coarse(scan)
+    mask = None
+    if given_mask is not None:
+        mask = place_mask(given_mask, scan.grid, head, t1w_native)
+    elif synthstrip is not None:
+        mask = synthstrip_mask(scan, bundle=synthstrip, device=device)
+    probabilities = locate_and_segment(network, head, half=has_bfloat16(device), near=mask_centre(mask, scan.affine))
+    own, icv, stripped = native_masks(probabilities, scan, head)
+    brain = own if mask is None else mask
+    flags = _judge(brain, own, scan.grid, t1w_native) + (("already_stripped",) if stripped else ())
+    return Segmented(
+        io.save(out / "brain_mask.nii.gz", brain, scan.affine, np.uint8),
+        io.save(out / "icv_mask.nii.gz", icv | brain, scan.affine, np.uint8),
+        io.save_probability(out / "posteriors.nii.gz", probabilities.data, probabilities.affine),
+        flags,
+    )
+
+
+def coarse(scan: Volume) -> Volume:
+    """The scan at 2 mm along its own axes, anti-aliased, 0 to 1.5: 1 is the 99th percentile of the foreground."""
+    grid = io.spaced(scan.grid, SPACING)
+    data = io.resample(Volume(io.nonnegative(scan.data), scan.affine), grid)
+    foreground = data[data > data.max() * 1e-4]
+    scale = float(np.percentile(foreground, 99)) if foreground.size else 1.0
+    return Volume(np.clip(data / scale, 0, 1.5).astype(np.float32), grid.affine)
+
+
+def locate_and_segment(network: nn.Module, head: Volume, *, half: bool, near: NDArray | None = None) -> Volume:
+    """Class probabilities (classes last) on the 2 mm grid of fixed size around the brain.
+
+    A first window hangs from the top of the head, or lies around ``near`` (mm). Where the brain that it shows is
+    more than 12 mm off its middle, a second one is laid around that brain; where it shows none, the whole field
+    of view is searched.
+    """
+    to_voxels = np.linalg.inv(head.affine)
+    middle = top_of_head(head) if near is None else (to_voxels @ np.append(near, 1))[:3]
+    found = _window(network, head, middle, SHAPE, half=half)
+    brain = _brain(found)
+    searched = _millilitres(brain, SPACING**3) < REFUSED_ML[0]
+    if searched:
+        middle = (np.asarray(head.data.shape) - 1) / 2
+        whole = tuple(-(-size // 16) * 16 for size in head.data.shape)
+        found = _window(network, head, middle, whole, half=half)
+        brain = _brain(found)
+    target = (to_voxels @ found.affine @ np.append(_box_middle(brain), 1))[:3] if brain.any() else middle
+    if searched or np.abs(target - middle).max() * SPACING > OFF_CENTRE:
+        found = _window(network, head, target, SHAPE, half=half)
+    return _clean(found)
+
+
+def top_of_head(head: Volume) -> NDArray[np.float64]:
+    """A guess at the brain's middle (voxels): under the top of the head, at the mean of its uppermost 10 cm."""
+    tissue = ndimage.gaussian_filter(head.data, 1) > 0.12
+    tissue = masks.largest_component(ndimage.binary_opening(tissue, iterations=2))
+    filled = np.flatnonzero(tissue.sum(axis=(0, 1)) > 30)
+    if filled.size == 0:
+        return (np.asarray(head.data.shape) - 1) / 2
+    top = int(filled[-1])
+    slab = np.argwhere(tissue[:, :, max(0, top - 50) : top + 1])
+    x, y = slab.mean(axis=0)[:2]
+    return np.array([x, y, top - TOP_TO_CENTRE / SPACING])
+
+
+def _window(network: nn.Module, head: Volume, middle: NDArray, shape: tuple[int, ...], *, half: bool) -> Volume:
+    """Probabilities in a window of ``shape`` around voxel ``middle``; beyond the field of view the scan is 0."""
+    start = np.rint(np.asarray(middle) - (np.asarray(shape) - 1) / 2)
+    seen = io.window(head, start, shape)
+    return Volume(posterior(network, torch.from_numpy(seen.data), half=half).numpy(), seen.affine)
+
+
+def _brain(found: Volume) -> masks.Mask:
+    """Brain voxels (neither background nor CSF) of a window, rid of thin bridges."""
+    return masks.largest_component(ndimage.binary_opening(found.data[..., :2].sum(axis=-1) < 0.5))
+
+
+def _box_middle(mask: masks.Mask) -> NDArray[np.float64]:
+    return np.array([(side.start + side.stop - 1) / 2 for side in masks.bounding_box(mask)])
+
+
+def mask_centre(mask: masks.Mask | None, affine: NDArray) -> NDArray[np.float64] | None:
+    """Middle of a mask's bounding box in mm; ``None`` without a mask."""
+    if mask is None or not mask.any():
+        return None
+    return np.asarray((affine @ np.append(_box_middle(mask), 1))[:3])
+
+
+def _clean(found: Volume) -> Volume:
+    """Make all background that lies more than 4 mm from the largest intracranial component."""
+    inside = masks.largest_component(found.data[..., 0] < 0.5)
+    data = found.data.copy()
+    data[~ndimage.binary_dilation(inside, iterations=2)] = np.eye(len(CLASSES), dtype=np.float32)[0]
+    return Volume(data, found.affine)
+
+
+def native_masks(probabilities: Volume, scan: Volume, head: Volume) -> tuple[masks.Mask, masks.Mask, bool]:
+    """Brain and intracranial mask on the scan's grid, and whether the scan had been stripped before.
+
+    Probabilities are interpolated, then cut at 0.5. In a stripped scan both masks stay within what is left; where
+    that is all brain by the network too (Dice over 0.94: stripped without outer CSF), it is the brain mask.
+    """
+    background = probabilities.data[..., 0]
+    inside = Volume(1 - background, probabilities.affine)
+    tissue = Volume(inside.data - probabilities.data[..., 1], probabilities.affine)
+    brain = masks.solid(io.resample(tissue, scan.grid) > 0.5)
+    icv = masks.solid(io.resample(inside, scan.grid) > 0.5) | brain
+    stripped = is_stripped(head, Volume(inside.data > 0.5, probabilities.affine))
+    if stripped:
+        left = masks.solid(scan.data != io.background(scan.data))
+        brain, icv = (left if masks.dice(brain, left) > ALL_BRAIN else brain & left), icv & left
+    return brain, icv | brain, stripped
+
+
+def is_stripped(head: Volume, icv: Volume) -> bool:
+    """Whether nearly all foreground lies within 6 mm of the intracranial mask."""
+    foreground = head.data > 0.02
+    around = masks.dilate(io.resample(icv, head.grid, nearest=True).astype(bool), 6.0, np.full(3, SPACING))
+    return bool((foreground & around).sum() >= STRIPPED_SHARE * foreground.sum())
+
+
+def place_mask(given: Path, grid: Grid, head: Volume, scan: Path) -> masks.Mask:
+    """A given brain mask on the scan's grid.
+
+    Raises
+    ------
+    ScanError
+        Where it is empty, or less than half of it lies on the head.
+    """
+    source = io.read(given)
+    if source.data.ndim != 3:
+        raise ScanError(
+            f"{given}: a brain mask is one 3D volume, this has {source.data.ndim} dimensions; give another mask"
+        )
+    mask = io.resample(Volume(source.data > 0.5, source.affine), grid, nearest=True).astype(bool)
+    if not (source.data > 0.5).any():
+        raise ScanError(f"{given}: the brain mask is empty; give another mask or none")
+    on_head = io.resample(Volume((head.data > 0.05).astype(np.float32), head.affine), grid) > 0.5
+    share = (mask & masks.fill_holes(on_head)).sum() * grid.voxel_volume
+    if share < 0.5 * (source.data > 0.5).sum() * source.grid.voxel_volume:
+        raise ScanError(f"{given}: the brain mask does not lie on the head of {scan.name}; give one in the same space")
+    return mask
+
+
+def _millilitres(mask: masks.Mask, voxel: float) -> float:
+    return float(mask.sum()) * voxel / 1000
+
+
+def _judge(brain: masks.Mask, own: masks.Mask, grid: Grid, scan: Path) -> tuple[str, ...]:
+    """Flags of a brain mask; an implausible one is refused."""
+    volume = _millilitres(brain, grid.voxel_volume)
+    if not REFUSED_ML[0] <= volume <= REFUSED_ML[1]:
+        raise ScanError(
+            f"{scan}: the brain found has {volume:.0f} mL, not 300 to 2500; "
+            "check that this is a whole head in T1w, or give a mask"
+        )
+    flags = []
+    if not UNUSUAL_ML[0] <= volume <= UNUSUAL_ML[1]:
+        flags.append("brain_volume_unusual")
+    if cut_area(brain, grid) > CUT_AREA:
+        flags.append("brain_cut")
+    if brain is not own and masks.dice(brain, own) < AGREEMENT:
+        flags.append("mask_disagrees")
+    return tuple(flags)
+
+
+def cut_area(mask: masks.Mask, grid: Grid) -> float:
+    """Largest area (mm^2) over which a mask meets one of the six faces of the field of view."""
+    zooms = grid.zooms
+    areas = []
+    for axis in range(3):
+        pixel = float(np.prod(np.delete(zooms, axis)))
+        areas += [mask.take(side, axis=axis).sum() * pixel for side in (0, -1)]
+    return float(max(areas))

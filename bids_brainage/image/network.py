@@ -1,0 +1,138 @@
+"""The segmentation network: a small 3D U-Net at 2 mm whose full-resolution path is thin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bids_brainage.core import bundle as bundles
+from bids_brainage.core.errors import BundleError
+
+WEIGHTS = "model.safetensors"
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3 x 3 x 3 convolution, instance normalisation, leaky ReLU."""
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.InstanceNorm3d(outputs, affine=True),
+        nn.LeakyReLU(0.01, inplace=True),
+    )
+
+
+def _pair(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(_block(inputs, outputs, stride), _block(outputs, outputs))
+
+
+class SegmentationNet(nn.Module):
+    """U-Net with four levels of strided convolution and nearest-neighbour upsampling.
+
+    Most of the work is done at 4 mm and coarser: at full resolution there is one block down, one up.
+
+    Parameters
+    ----------
+    classes : int
+        Number of output classes, background included.
+    channels : sequence of 5 int
+        Channels at full, 1/2, 1/4, 1/8 and 1/16 resolution.
+    head : int
+        Channels of the last full-resolution block.
+    """
+
+    def __init__(self, classes: int, channels: tuple[int, int, int, int, int], head: int = 16) -> None:
+        super().__init__()
+        c0, c1, c2, c3, c4 = channels
+        self.stem = _block(1, c0)
+        self.down = nn.ModuleList([_pair(c0, c1, 2), _pair(c1, c2, 2), _pair(c2, c3, 2), _pair(c3, c4, 2)])
+        self.up = nn.ModuleList([_pair(c4 + c3, c3), _pair(c3 + c2, c2), _pair(c2 + c1, c1)])
+        self.reduce = nn.Conv3d(c1, head, 1)
+        self.merge = _block(head + c0, head)
+        self.output = nn.Conv3d(head, classes, 1)
+
+    def forward(self, scan: Tensor) -> Tensor:
+        """Logits ``(n, classes, x, y, z)`` of scans ``(n, 1, x, y, z)``; x, y, z are multiples of 16."""
+        features = [_exact(self.stem, scan)]
+        for level in self.down:
+            features.append(level(features[-1]))
+        current = features.pop()
+        for level in self.up:
+            current = level(torch.cat([_double(current), features.pop()], 1))
+        current = torch.cat([_double(_exact(self.reduce, current)), features.pop()], 1)
+        return _exact(self.output, _exact(self.merge, current))
+
+
+def _exact(layer: nn.Module, features: Tensor) -> Tensor:
+    """Apply a layer in float32 even under autocast: the full-resolution path decides where borders lie."""
+    with torch.autocast(features.device.type, enabled=False):
+        result: Tensor = layer(features.float())
+    return result
+
+
+def _double(features: Tensor) -> Tensor:
+    return functional.interpolate(features, scale_factor=2, mode="nearest")
+
+
+def build(arguments: Mapping[str, Any]) -> SegmentationNet:
+    """The network that a card's ``network`` entry describes (``classes``, ``channels``, ``head``)."""
+    try:
+        c0, c1, c2, c3, c4 = (int(value) for value in arguments["channels"])
+        return SegmentationNet(int(arguments["classes"]), (c0, c1, c2, c3, c4), int(arguments["head"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"segmentation card: 'network' needs classes, 5 channels and head ({error})") from None
+
+
+def load_network(folder: Path, device: str = "cpu") -> tuple[SegmentationNet, Mapping[str, Any]]:
+    """A bundle's network, ready for inference in float32, and the bundle's card.
+
+    Raises
+    ------
+    BundleError
+        Where the bundle is damaged or its weights are not those of this network.
+    """
+    bundle = bundles.load(folder)
+    network = build(bundle.card.get("network", {}))
+    state = {name: value.float() for name, value in load_file(bundle.file(WEIGHTS)).items()}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError:
+        raise BundleError(f"{folder / WEIGHTS}: not the weights of this network; install the bundle again") from None
+    network.eval().to(device)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network, bundle.card
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is computed in hardware: AVX-512 BF16 or AMX on a CPU, compute capability 8 on a GPU."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(bool(probe()) for probe in probes if probe is not None)
+
+
+def posterior(network: nn.Module, scan: Tensor, *, half: bool, flip: bool = False) -> Tensor:
+    """Class probabilities ``(x, y, z, classes)``, float32 on the CPU, of one normalised scan ``(x, y, z)``.
+
+    Parameters
+    ----------
+    half : bool
+        Convolutions in bfloat16.
+    flip : bool
+        Average with the prediction for the left-right mirrored scan (classes do not tell sides).
+    """
+    where = next(network.parameters()).device
+    batch = scan[None, None].to(where).contiguous(memory_format=torch.channels_last_3d)
+    with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=half):
+        result = _probabilities(network(batch))
+        if flip:
+            result = (result + _probabilities(network(batch.flip(2))).flip(0)) / 2
+    return result.cpu()
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits[0].permute(1, 2, 3, 0).float().softmax(-1)

@@ -1,0 +1,147 @@
+"""The page of one participant: each scan's brain ages, what limits trust in them, the pictures, and the methods."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markupsafe import Markup, escape
+
+from bids_brainage.bids.outputs import path_for
+from bids_brainage.bids.tables import read_tsv
+from bids_brainage.core.files import read_json, write_text
+from bids_brainage.core.types import Scan
+from bids_brainage.reports import svg
+from bids_brainage.reports.style import PALETTE, Banner, Section, page
+
+COMPOSITES_FROM = 300
+SHOWN_VOLUMES = (702, 701, 601, 604, 51, 52, 47, 48, 59, 60)
+SIMULATED = "A model on this page was trained on simulated people: its numbers are no measurement of a person."
+PICTURE = (
+    "Head with the outline of the brain mask; every other slice with cerebrospinal fluid (blue), grey (green) and "
+    "white matter (white). The person's left is on the left. Below, the brain on the template."
+)
+
+
+def write_report(subject: str, scans: Sequence[Scan], out_dir: Path, template: str) -> Path:
+    """Write ``sub-<label>.html`` from the derivatives of a participant's complete scans; the same bytes each time."""
+    rows = {scan.stem: read_tsv(path_for(scan, "brainage", out_dir, template)) for scan in scans}
+    simulated = any(row["training_data"] == "simulated" for table in rows.values() for row in table)
+    sections = [_scan_section(scan, rows[scan.stem], out_dir, template) for scan in scans]
+    if (out_dir / "logs" / "CITATION.md").is_file():
+        sections.append(_methods(scans[0], out_dir, template))
+    html = page(
+        f"sub-{subject}",
+        sections,
+        lead=f"Brain age of {len(scans)} T1-weighted image{'s' if len(scans) > 1 else ''}. Not for clinical use.",
+        banners=[Banner(SIMULATED)] if simulated else [],
+        footer="Brain ages are not corrected for bias here; corrected gaps are in the group report.",
+    )
+    return write_text(out_dir / f"sub-{subject}.html", html)
+
+
+def _scan_section(scan: Scan, rows: Sequence[Mapping[str, str]], out_dir: Path, template: str) -> Section:
+    """One scan: numbers, flags, interval plot, picture, volumes."""
+    parts = [_tiles(row) for row in rows]
+    flags = dict.fromkeys(f for row in rows for f in row["flags"].split(",") if f != "n/a")
+    if flags:
+        shown = Markup("").join(Markup('<span class="flag">{}</span>').format(flag.replace("_", " ")) for flag in flags)
+        parts.append(Markup("<p>{} {}</p>").format("Flags:", shown))
+    notes = dict.fromkeys(row["note"] for row in rows if row["note"] != "n/a")
+    parts += [Markup("<p>No gap: {}</p>").format(note) for note in notes]
+    parts.append(_intervals(rows))
+    picture = path_for(scan, "figures", out_dir, template)
+    if picture.is_file():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        image = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(PICTURE, data)
+        parts.append(Markup("<figure>{}<figcaption><small>{}</small></figcaption></figure>").format(image, PICTURE))
+    volumes = path_for(scan, "muse_volumes", out_dir, template)
+    if volumes.is_file():
+        parts.append(_volumes(volumes))
+    return Section(scan.stem, scan.stem, Markup("").join(parts))
+
+
+def _tiles(row: Mapping[str, str]) -> Markup:
+    """The numbers of one model, large."""
+    tiles = {
+        f"brain age, model {row['model']}": f"{_rounded(row['brain_age'])} y",
+        "90 % prediction interval": " to ".join(_rounded(row[k]) for k in ("brain_age_low", "brain_age_high")),
+        "age": row["age"] if row["age"] == "n/a" else f"{row['age']} y",
+        "gap (brain age minus age)": row["gap"] if row["gap"] == "n/a" else f"{float(row['gap']):+.1f} y",
+        "sex": row["sex"],
+    }
+    cells = (Markup('<div class="tile"><b>{}</b><span>{}</span></div>').format(v, k) for k, v in tiles.items())
+    return Markup('<div class="tiles">{}</div>').format(Markup("").join(cells))
+
+
+def _rounded(years: str) -> str:
+    return years if years == "n/a" else f"{float(years):.1f}"
+
+
+def _intervals(rows: Sequence[Mapping[str, str]]) -> Markup:
+    """Prediction and interval of each model as a dot on a bar, the person's age as a dashed line."""
+    bounds = ("brain_age_low", "brain_age_high", "brain_age")
+    low, high = svg.limits([float(r[k]) for r in rows for k in bounds if r[k] != "n/a"])
+    ages = [float(r["age"]) for r in rows if r["age"] != "n/a"]
+    low, high = min([low, *(a - 2 for a in ages)]), max([high, *(a + 2 for a in ages)])
+    left, width, step = 110, 960, 34
+    height = 26 + step * len(rows) + 40
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - 30)
+
+    base = height - 40
+    drawn = []
+    for tick in svg.ticks((low, high), 8):
+        drawn.append(f'<path class="grid" d="M{x(tick):.1f} 10V{base}"/>')
+        drawn.append(svg.text(x(tick), base + 18, f"{tick:g}", "tick", "middle"))
+    for i, row in enumerate(rows):
+        y = 30 + step * i
+        colour = PALETTE[i % len(PALETTE)]
+        a, b, c = (x(float(row[k] if row[k] != "n/a" else row["brain_age"])) for k in bounds)
+        drawn.append(svg.text(left - 14, y + 4, row["model"], "rowname", "end"))
+        drawn.append(f'<path d="M{a:.1f} {y}H{b:.1f}" stroke="{colour}" stroke-width="7" stroke-opacity=".28"/>')
+        drawn.append(f'<circle cx="{c:.1f}" cy="{y}" r="6" fill="{colour}"/>')
+    for age in dict.fromkeys(ages):
+        drawn.append(f'<path class="identity" d="M{x(age):.1f} 10V{base}"/>')
+        drawn.append(svg.text(x(age) + 5, 18, f"age {age:g}", "tick"))
+    drawn.append(svg.text((left + width) / 2, height - 4, "years", "label", "middle"))
+    title = "Brain age and 90 % prediction interval of each model, with the age"
+    inside = f"<title>{escape(title)}</title>{''.join(drawn)}"
+    return Markup('<figure><svg class="plot" role="img" viewBox="0 0 {} {}">{}</svg></figure>').format(
+        width, height, Markup(inside)  # noqa: S704 - numbers and escaped names
+    )  # fmt: skip
+
+
+def _volumes(path: Path) -> Markup:
+    """The volumes that people look for first."""
+    by_index = {int(row["index"]): row for row in read_tsv(path)}
+    chosen = [by_index[i] for i in SHOWN_VOLUMES if i in by_index]
+    lines = (
+        Markup('<tr><td class="t">{}</td><td>{:,.1f}</td></tr>').format(row["name"], float(row["volume_mm3"]) / 1000)
+        for row in chosen
+    )
+    head = Markup('<thead><tr><th class="t">region</th><th>volume, mL</th></tr></thead>')
+    caption = Markup("<caption>Some of the {} regional volumes in {}</caption>").format(
+        sum(i < COMPOSITES_FROM for i in by_index), path.name
+    )
+    return Markup('<h3>Volumes</h3><div class="scroll"><table>{}{}<tbody>{}</tbody></table></div>').format(
+        caption, head, Markup("").join(lines)
+    )
+
+
+def _methods(scan: Scan, out_dir: Path, template: str) -> Section:
+    """The methods text, and what the result depends on."""
+    text = (out_dir / "logs" / "CITATION.md").read_text(encoding="utf-8").partition("\n\n")[2]
+    paragraphs = Markup("").join(Markup("<p>{}</p>").format(p) for p in text.strip().split("\n\n"))
+    mark = read_json(path_for(scan, "brainage_json", out_dir, template))["Fingerprint"]
+    lines = Markup("").join(
+        Markup('<tr><td class="t">{}</td><td class="t w"><code>{}</code></td></tr>').format(k, v)
+        for k, v in mark.items()
+        if k not in ("Age", "Sex")
+    )
+    table = Markup('<h3>Versions and checksums ({})</h3><div class="scroll"><table>{}</table></div>').format(
+        scan.stem, lines
+    )
+    return Section("methods", "Methods", paragraphs + table)

@@ -1,0 +1,121 @@
+"""Nipype's part of a run: build the workflow of all scans, run it under a plugin, read why a scan failed."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from bids_brainage import __version__
+from bids_brainage.core.errors import UsageError
+from bids_brainage.core.files import atomic, read_json
+from bids_brainage.options import Options
+from bids_brainage.workflows.job import WORKFLOW, Job, Tools, settings_of
+from bids_brainage.workflows.node import REASON
+from bids_brainage.workflows.participant import plan, scan_workflow
+from bids_brainage.workflows.plugin import KILLED, MultiProc, start_worker
+from bids_brainage.workflows.progress import Progress
+
+NOT_RUN = "was not run, because another scan failed (--stop-on-first-crash)"
+LOG = logging.getLogger("bids_brainage")
+PRELOADED = ["torch", "ants", "nibabel", "bids_brainage.workflows.participant"]
+
+
+def node_name(job: Job) -> str:
+    """A scan's stem as Nipype allows it in names."""
+    return job.scan.stem.replace("-", "_").replace("+", "_")
+
+
+def build(todo: Sequence[Job], options: Options, tools: Tools, device: str, threads: int, work: Path) -> Workflow:
+    """One workflow that holds the workflow of each scan."""
+    workflow = Workflow(name=WORKFLOW, base_dir=str(work))
+    for job in todo:
+        stages = plan(tools.needs, job.scan.preproc is not None)
+        settings = settings_of(job, options, tools, device, threads)
+        workflow.add_nodes([scan_workflow(node_name(job), stages, settings, threads)])
+    workflow.config["execution"] = {
+        "hash_method": "content",
+        "stop_on_first_crash": str(options.stop_on_first_crash),
+        "crashdump_dir": str(options.out_dir / "logs"),
+        "crashfile_format": "txt",
+        "poll_sleep_duration": "0.1",
+        "check_version": "false",
+        "remove_unnecessary_outputs": "false",
+    }
+    return workflow
+
+
+def boilerplate(workflow: Workflow) -> str:
+    """The methods text of what ran."""
+    first = next(iter(workflow._graph.nodes))
+    return (
+        f"# Methods\n\nResults come from bids-brainage {__version__}, built on Nipype (Gorgolewski et al. 2011) and "
+        f"ANTs (antspyx). {first.visit_desc() or first.__desc__}\n\n"
+        "Brain ages are not corrected for the dependence of the gap on age; use age as a covariate in any test, and "
+        "report raw accuracy (Butler et al. 2021; de Lange & Cole 2020).\n"
+    )
+
+
+def draw(workflow: Workflow, logs: Path) -> None:
+    """Write the graph as a DOT file."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with atomic(logs / "workflow.dot") as temporary:
+        workflow.write_graph(dotfilename=str(temporary), graph2use="orig", format="dot", simple_form=True)
+
+
+def plugin_of(options: Options, nodes: int) -> tuple[Any, dict[str, Any]]:
+    """The Nipype plugin and its arguments: the file's, then the flags', else MultiProc over the machine."""
+    given = read_plugin_file(options.plugin_file) if options.plugin_file else {}
+    name = options.nipype_plugin or given.get("plugin", "MultiProc")
+    arguments: dict[str, Any] = {"status_callback": Progress(nodes), **given.get("plugin_args", {})}
+    if name not in ("MultiProc", "LegacyMultiProc"):
+        return name, arguments
+    arguments.setdefault("n_procs", options.nprocs)
+    arguments.setdefault("mp_context", "forkserver")
+    arguments.setdefault("raise_insufficient", False)
+    arguments["verbose"] = options.verbose
+    if options.mem_mb:
+        arguments["memory_gb"] = options.mem_mb / 1024
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    return MultiProc(plugin_args=arguments), arguments
+
+
+def read_plugin_file(path: Path) -> dict[str, Any]:
+    """``plugin`` and ``plugin_args`` from a YAML, JSON or TOML file."""
+    import tomllib
+
+    import yaml
+
+    readers = {".json": read_json, ".toml": lambda p: tomllib.loads(p.read_text(encoding="utf-8"))}
+    read = readers.get(path.suffix, lambda p: yaml.safe_load(p.read_text(encoding="utf-8")))
+    try:
+        content = read(path)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())}); correct it") from None
+    if not isinstance(content, dict) or not set(content) <= {"plugin", "plugin_args"}:
+        raise UsageError(f"{path}: must hold 'plugin' and 'plugin_args' and nothing else")
+    return content
+
+
+def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -> dict[str, str]:
+    """Run; returns for each scan, by its stem, why it failed if it did."""
+    start_worker(options.verbose)
+    nodes = len(workflow._create_flat_graph())
+    plugin, arguments = plugin_of(options, nodes)
+    LOG.info("%d scans, %d stages; intermediate files in %s", len(todo), nodes, work)
+    try:
+        workflow.run(plugin=plugin, plugin_args=arguments)
+    except Exception as error:
+        LOG.debug("nipype: %s", error, exc_info=options.verbose)
+    return {job.scan.stem: reason_of(work / WORKFLOW / node_name(job), options) for job in todo}
+
+
+def reason_of(folder: Path, options: Options) -> str:
+    """Why a scan is not complete: the word of the stage that failed, or what is most likely where there is none."""
+    for path in sorted(folder.glob(f"*/{REASON}")):
+        return path.read_text(encoding="utf-8")
+    return NOT_RUN if options.stop_on_first_crash else KILLED

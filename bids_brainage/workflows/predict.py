@@ -1,0 +1,74 @@
+"""The last stage: prepared artefacts go through each chosen model, and one table comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bids_brainage.bids.tables import write_tsv
+from bids_brainage.core.bundle import load
+from bids_brainage.core.types import Age, Prediction, Scan
+
+COLUMNS = {
+    "model": "Name of the model bundle",
+    "brain_age": "Predicted age in years, not corrected for bias and never clipped",
+    "brain_age_low": "Lower bound of the 90 % prediction interval, in years",
+    "brain_age_high": "Upper bound of the 90 % prediction interval, in years",
+    "age": "Chronological age at the scan in years; n/a where it is missing or censored",
+    "gap": "brain_age minus age in years (brain-PAD), not corrected for bias; n/a where age is",
+    "sex": "F or M as given by the dataset; n/a where it is missing",
+    "flags": "What limits trust in this row, joined by commas; n/a where there is nothing",
+    "note": "Why age is n/a",
+    "training_data": "Whether the model was fitted on real or on simulated people",
+}
+
+
+class Predicted(NamedTuple):
+    """The table of brain ages: one row a model."""
+
+    brainage: Path
+
+
+def row(prediction: Prediction, age: Age, sex: str | None, flags: tuple[str, ...]) -> dict[str, Any]:
+    """One line of the table; ages to two decimals."""
+    years = age.years
+    shown = tuple(dict.fromkeys((*flags, *prediction.flags)))
+    return {
+        "model": prediction.model,
+        "brain_age": f"{prediction.brain_age:.2f}",
+        "brain_age_low": f"{prediction.brain_age_low:.2f}",
+        "brain_age_high": f"{prediction.brain_age_high:.2f}",
+        "age": "n/a" if years is None else f"{years:g}",
+        "gap": "n/a" if years is None else f"{prediction.brain_age - years:.2f}",
+        "sex": sex or "n/a",
+        "flags": ",".join(shown) or "n/a",
+        "note": (age.note or "n/a") if years is None else "n/a",
+        "training_data": prediction.training_data,
+    }
+
+
+def predict(bundles: tuple[Path, ...], scan: Scan, *, out: Path, **artefacts: Any) -> Predicted:
+    """Ask each model for the brain age of one scan.
+
+    Parameters
+    ----------
+    bundles : tuple of Path
+        Folders of the chosen model bundles.
+    scan : Scan
+        For its age, sex and flags; the age is never shown to a model.
+    artefacts
+        Files by artefact name, and ``<stage>_flags`` tuples of the stages before.
+    """
+    from bids_brainage.models.base import age_flags, load_model
+
+    flags = tuple(dict.fromkeys(f for k, v in sorted(artefacts.items()) if k.endswith("_flags") for f in v))
+    given = {k: v for k, v in artefacts.items() if not k.endswith("_flags")} | {"sex": scan.sex}
+    rows = []
+    for folder in bundles:
+        model = load_model(load(folder))
+        inputs = model.prepare({name: given[name] for name in model.needs})
+        prediction = model.predict([inputs])[0]
+        rows.append(row(prediction, scan.age, scan.sex, (*scan.flags, *flags, *age_flags(model, scan.age))))
+    table = out / "brainage.tsv"
+    write_tsv(table, rows, list(COLUMNS))
+    return Predicted(table)

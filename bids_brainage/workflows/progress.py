@@ -1,0 +1,28 @@
+"""Counted lines of progress, from Nipype's status callback."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+LOG = logging.getLogger("bids_brainage")
+
+
+class Progress:
+    """Call it as Nipype's ``status_callback``: a line for each stage that ends, with its seconds and the count."""
+
+    def __init__(self, total: int):
+        self.total, self.done, self.started = total, 0, {}  # type: int, int, dict[str, float]
+
+    def __call__(self, node: Any, status: str) -> None:
+        """Note a start, or report an end."""
+        name = node.fullname
+        if status == "start":
+            self.started[name] = time.monotonic()
+            return
+        self.done += 1
+        seconds = time.monotonic() - self.started.get(name, time.monotonic())
+        scan, stage = name.split(".")[-2:]
+        outcome = f"{seconds:5.1f} s" if status == "end" else "FAILED"
+        LOG.info("[%*d/%d] %s: %-8s %s", len(str(self.total)), self.done, self.total, scan, stage, outcome)

@@ -1,0 +1,39 @@
+"""Move what one scan's stages made to its final names; the table's JSON comes last and marks the scan complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bids_brainage.bids import outputs
+from bids_brainage.core.files import read_json
+from bids_brainage.core.types import Scan
+from bids_brainage.workflows.predict import COLUMNS
+
+
+class Published(NamedTuple):
+    """All files written."""
+
+    written: tuple[Path, ...]
+
+
+def publish(
+    scan: Scan, out_dir: Path, template: str, fingerprint: Mapping[str, Any], *, out: Path, **artefacts: Any
+) -> Published:
+    """Copy each artefact under its derivative name, with its sidecar, atomically; a JSON that a stage wrote is kept.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Root of the derivatives.
+    fingerprint
+        What the result depends on (see :mod:`bids_brainage.workflows.fingerprint`).
+    artefacts
+        Files by artefact name; values that are not files are passed over.
+    """
+    files = {name: path for name, path in artefacts.items() if isinstance(path, Path)}
+    own = {name: read_json(beside) for name, path in files.items() if (beside := path.with_suffix(".json")).is_file()}
+    columns = {column: {"Description": meaning} for column, meaning in COLUMNS.items()}
+    metadata = {**own, "brainage": {**columns, "Fingerprint": dict(fingerprint)}}
+    return Published(tuple(outputs.publish(scan, files, out_dir, template, metadata)))

@@ -1,0 +1,218 @@
+"""The participant level: dataset -> what is to do -> workflow -> which outputs exist -> exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bids_brainage import __version__
+from bids_brainage.bids import inputs, outputs
+from bids_brainage.bids.reuse import parse_derivatives
+from bids_brainage.core.errors import UsageError
+from bids_brainage.core.files import read_json, write_text
+from bids_brainage.core.types import Scan
+from bids_brainage.options import Options
+from bids_brainage.workflows.fingerprint import fingerprint
+from bids_brainage.workflows.job import WORKFLOW, Job, Tools
+
+DATA = Path(__file__).parents[1] / "data"
+LOG = logging.getLogger("bids_brainage")
+
+
+def run_participant(options: Options, home: Path | None) -> int:
+    """Run the participant level; returns the exit code (0 all there, 1 some scan failed)."""
+    device = usable_device(options.device)
+    tools = find_tools(options, home)
+    dataset = find(options)
+    for subject, reason in dataset.skipped:
+        LOG.warning("skipped %s: %s", subject, reason)
+    for what, note in dataset.notes:
+        LOG.warning("%s: %s", what, note)
+    broken = [f"{path}: {reason}" for path, reason in dataset.broken]
+    jobs = plan_jobs(dataset.scans, options, tools)
+    todo = [job for job in jobs if job.why]
+    LOG.info("%d T1w images of %d participants; %d to do", len(jobs), len({j.scan.subject for j in jobs}), len(todo))
+    for job in todo:
+        LOG.info("%s: %s", job.scan.stem, job.why)
+    if options.dry_run:
+        return dry_run(jobs)
+    if todo:
+        describe_outputs(options, tools)
+        reasons = execute(todo, options, tools, device)
+        broken += [failure(job, reasons[job.scan.stem]) for job in todo if missing(job, options)]
+        write_reports(jobs, options)
+    return close(jobs, broken, options)
+
+
+def describe_outputs(options: Options, tools: Tools) -> None:
+    """Write what describes the derivatives as a whole, the names of the regions among it."""
+    labels = {"desc-muse_dseg.tsv": DATA / "muse_rois.tsv"} if "muse_volumes" in tools.needs else {}
+    derivatives = parse_derivatives(options.derivatives)
+    outputs.write_dataset_files(
+        options.out_dir, options.bids_dir, __version__, derivatives=derivatives, tables=labels, container=container()
+    )
+
+
+def container() -> dict[str, str] | None:
+    """Which container runs, as ``bids_brainage/data`` of an image says."""
+    told = DATA / "container.json"
+    found: dict[str, str] | None = read_json(told) if told.is_file() else None
+    return found
+
+
+def usable_device(device: str) -> str:
+    """``auto`` to what is there; ``cuda`` without a usable GPU is an error before any work."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise UsageError(
+            "--device cuda: no usable GPU was found (is the driver there, and --nv or --gpus given?); use --device cpu"
+        )
+    return "cpu"
+
+
+def find_tools(options: Options, home: Path | None) -> Tools:
+    """Find and check every bundle before anything runs."""
+    from bids_brainage.models import registry
+
+    places = registry.search_path(options.models_dir, home)
+    synthstrip = registry.find("synthstrip", places) if "synthstrip" in registry.folders(places) else None
+    models = tuple(registry.find(name, places) for name in dict.fromkeys(options.models))
+    other = [b.name for b in models if registry.role(b) != "brain_age"]
+    if other:
+        raise UsageError(f"--models {' '.join(other)}: gives no brain age; `brainage models list` shows those that do")
+    return Tools(models, registry.find("segment", places), registry.find("muse-atlas", places), synthstrip)
+
+
+def find(options: Options) -> inputs.Dataset:
+    """The scans of the dataset, after validation unless it is skipped."""
+    if not options.skip_bids_validation:
+        from bids_brainage.bids.validate import validate
+
+        for line in validate(options.bids_dir):
+            LOG.warning("%s", line)
+    dataset = inputs.find_scans(
+        options.bids_dir,
+        participant_label=options.participant_label,
+        session_label=options.session_label,
+        bids_filter=read_json(options.bids_filter_file) if options.bids_filter_file else None,
+        database_dir=options.bids_database_dir,
+        derivatives=parse_derivatives(options.derivatives),
+    )
+    asked = options.participant_label or options.session_label
+    if not dataset.scans and not dataset.broken and not asked:
+        raise UsageError(
+            f"{options.bids_dir}: holds no T1w image that was asked for; check the dataset and the filters"
+        )
+    return dataset
+
+
+def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job]:
+    """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete)."""
+    from bids_brainage.image.template import template_digest
+    from bids_brainage.workflows.participant import made_by, plan
+
+    digest = template_digest(options.template)
+    jobs = []
+    for scan in scans:
+        artefacts = (*made_by(plan(tools.needs, scan.preproc is not None)), "figures", "brainage", "brainage_json")
+        mark = fingerprint(scan, options, tools.models, tools.behind, digest)
+        job = Job(scan, mark, "", artefacts)
+        place = (options.out_dir, options.template)
+        job.why = "asked for by --force" if options.force else outputs.reason_to_run(scan, artefacts, *place, mark)
+        jobs.append(job)
+    return jobs
+
+
+def missing(job: Job, options: Options) -> list[Path]:
+    """Expected outputs that are not there."""
+    return outputs.missing(job.scan, job.artefacts, options.out_dir, options.template)
+
+
+def failure(job: Job, reason: str) -> str:
+    """One line that begins with the user's file, not with a working copy of it."""
+    named, _, rest = reason.partition(": ")
+    path = job.scan.preproc or job.scan.path
+    return f"{path}: {rest if named.endswith('.nii.gz') and rest else reason}"
+
+
+def dry_run(jobs: Sequence[Job]) -> int:
+    """Print what would run."""
+    for job in jobs:
+        print(f"{job.scan.stem}\t{job.why or 'complete'}\t{job.scan.path}")
+    return 0
+
+
+def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) -> dict[str, str]:
+    """Run the workflow of all scans that are to do; returns by scan stem why it failed if it did."""
+    nprocs = options.nprocs or 1
+    threads = options.omp_nthreads or max(1, nprocs // len(todo))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = str(threads)
+    from bids_brainage.workflows import engine
+
+    work = work_dir(options)
+    workflow = engine.build(todo, options, tools, device, threads, work)
+    for job in todo:
+        for mark in ("brainage_json", "brainage"):
+            outputs.path_for(job.scan, mark, options.out_dir, options.template).unlink(missing_ok=True)
+    if options.write_graph:
+        engine.draw(workflow, options.out_dir / "logs")
+    write_text(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))
+    reasons = engine.run(workflow, todo, options, work)
+    if options.clean_workdir and not any(missing(job, options) for job in todo):
+        shutil.rmtree(work / WORKFLOW, ignore_errors=True)
+    return reasons
+
+
+def work_dir(options: Options) -> Path:
+    """The folder for intermediate files: as asked, else ``work`` in the current folder, never in the dataset."""
+    work = options.work_dir or Path.cwd() / "work"
+    bids = options.bids_dir
+    if work == bids or bids in work.parents:
+        raise UsageError(
+            f"{work}: the work folder lies inside the dataset, which is never written to; give another with -w"
+        )
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{work}: cannot create the work folder ({error.strerror}); give another with -w") from None
+    if not os.access(work, os.W_OK):
+        raise UsageError(f"{work}: the work folder cannot be written to; give another with -w")
+    return work
+
+
+def write_reports(jobs: Sequence[Job], options: Options) -> None:
+    """One page a participant, from the derivatives on disk."""
+    from bids_brainage.reports.participant import write_report
+
+    for subject in dict.fromkeys(job.scan.subject for job in jobs):
+        scans = [job.scan for job in jobs if job.scan.subject == subject and not missing(job, options)]
+        if scans:
+            write_report(subject, scans, options.out_dir, options.template)
+
+
+def close(jobs: Sequence[Job], broken: Sequence[str], options: Options) -> int:
+    """Exit code and last line, from which expected outputs exist."""
+    done = [job for job in jobs if not missing(job, options)]
+    for reason in broken:
+        LOG.error("%s", reason)
+    failed = len(jobs) - len(done) + max(0, len(broken) - (len(jobs) - len(done)))
+    if failed:
+        LOG.error(
+            "%d of %d scans are complete in %s; %d failed, see above",
+            len(done),
+            len(done) + failed,
+            options.out_dir,
+            failed,
+        )
+        return 1
+    LOG.info("all %d scans are complete in %s", len(done), options.out_dir)
+    return 0

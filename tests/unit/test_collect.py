@@ -1,0 +1,209 @@
+"""From tables of scans to people and controls: what is collected, averaged and chosen."""
+
+import contextlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from brainages import rows_of, write_scan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bids_brainage.core.errors import UsageError
+from bids_brainage.workflows.collect import collect
+from bids_brainage.workflows.controls import choose_controls
+from bids_brainage.workflows.group import run_group
+from bids_brainage.workflows.people import per_person
+
+PEOPLE = pd.DataFrame(
+    {"diagnosis": ["CN", "AD", None], "age": [60.0, 70.0, np.nan], "MMSE score": [30, 20, 29], "sex": ["F", "M", "F"]}
+)
+
+
+# --- collecting -----------------------------------------------------------------------------------------------------
+
+
+def test_collect_keeps_every_entity_as_written(tmp_path):
+    write_scan(tmp_path, "sub-01_ses-pre_acq-mprage_run-02", 50.5, 48.25)
+    write_scan(tmp_path, "sub-02_rec-norm", 61, flags="a,b", note="age is missing")
+    scans = collect(tmp_path).scans
+    assert scans["scan"].tolist() == ["sub-01_ses-pre_acq-mprage_run-02", "sub-02_rec-norm"]
+    assert scans["session_id"].tolist() == ["ses-pre", ""]
+    assert scans["run"].tolist() == ["02", ""]
+    assert scans["acquisition"].tolist() == ["sub-01_ses-pre_acq-mprage_run-02", "sub-02"]
+    assert scans["age"].iloc[0] == 48.25
+    assert scans[["flags", "note"]].iloc[1].tolist() == ["a,b", "age is missing"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "lacks the column"),
+        ("model\tbrain_age\n", "no row"),
+        ("model\tbrain_age\nroi\n", "1 cells for 2"),
+        ("model\tbrain_age\nroi\told\n", "'old' is not a number"),
+        ("model\tbrain_age\nroi\tinf\n", "'inf' is not a number"),
+        ("model\tbrain_age\nroi\t50\nroi\t51\n", "twice"),
+        ("model\tbrain_age\nn/a\t50\n", "not named"),
+        (b"model\tbrain_age\nr\xffi\t50\n", "utf-8"),
+    ],
+)
+def test_a_damaged_table_is_named_and_left_out(tmp_path, content, said):
+    write_scan(tmp_path, "sub-01", 50, 48)
+    damaged = write_scan(tmp_path, "sub-02", 50, 48)
+    damaged.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = collect(tmp_path)
+    assert found.scans["participant_id"].tolist() == ["sub-01"]
+    assert len(found.damaged) == 1
+    assert found.damaged[0].startswith("sub-02/anat/sub-02_brainage.tsv: ")
+    assert said in found.damaged[0]
+
+
+def test_dangling_link_windows_ends_and_hidden_files(tmp_path):
+    path = write_scan(tmp_path, "sub-01", 50, 48)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    (path.parent / ".0123.sub-01_brainage.tsv").write_text("half written")
+    (path.parent / "sub-01_run-2_brainage.tsv").symlink_to(tmp_path / "gone.tsv")
+    found = collect(tmp_path)
+    assert (len(found.scans), found.n_tables, len(found.damaged)) == (1, 2, 1)
+    assert found.scans["training_data"].tolist() == ["real"]
+
+
+def test_nothing_to_collect_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="run the participant level first"):
+        collect(tmp_path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        collect(tmp_path / "nowhere")
+    write_scan(tmp_path, "sub-01", 50, 48).write_text("")
+    with pytest.raises(UsageError, match="none of its 1 tables"):
+        collect(tmp_path)
+
+
+def test_participant_labels_with_and_without_prefix(tmp_path):
+    for name in ("01", "02", "03"):
+        write_scan(tmp_path, f"sub-{name}", 50, 48)
+    assert collect(tmp_path, ("sub-03", "01")).scans["participant_id"].tolist() == ["sub-01", "sub-03"]
+    with pytest.raises(UsageError, match="sub-09"):
+        collect(tmp_path, ("01", "09"))
+
+
+# --- from scans to people -------------------------------------------------------------------------------------------
+
+
+def test_runs_are_averaged_and_reconstructions_count_once(tmp_path):
+    write_scan(tmp_path, "sub-01_ses-a_run-1", 50, 48)
+    write_scan(tmp_path, "sub-01_ses-a_run-2", 54, 48)
+    write_scan(tmp_path, "sub-01_ses-a_rec-norm_run-2", 99, 48, flags="rec_variant")
+    write_scan(tmp_path, "sub-01_ses-b", 60, 49)
+    people, row = per_person(collect(tmp_path).scans)
+    assert people["n_scans"].tolist() == [2, 1]
+    assert people["brain_age"].tolist() == [52, 60]
+    assert people["brain_age_low"].tolist() == [43, 51]
+    assert people["gap"].tolist() == [4, 11]
+    assert people["flags"].tolist() == ["", ""]
+    assert row.tolist() == [0, 0, 0, 1]
+
+
+def test_the_variant_counts_where_the_main_reconstruction_has_no_age(tmp_path):
+    write_scan(tmp_path, "sub-01", None, 48)
+    write_scan(tmp_path, "sub-01_rec-norm", 51, 48, flags="rec_variant")
+    people, _ = per_person(collect(tmp_path).scans)
+    assert (people["n_scans"].tolist(), people["brain_age"].tolist()) == ([1], [51])
+
+
+def test_unusable_scans_are_listed_and_not_averaged(tmp_path):
+    write_scan(tmp_path, "sub-01_run-1", 50, 48)
+    write_scan(tmp_path, "sub-01_run-2", 150, 48, flags="moved,unusable")
+    write_scan(tmp_path, "sub-02", None, 48, flags="no_brain")
+    result = run_group(tmp_path, tmp_path / "bids")
+    assert len(rows_of(result.scans)) == 3
+    people = rows_of(result.participants)
+    assert [p["brain_age"] for p in people] == ["50", "n/a"]
+    assert [p["n_scans"] for p in people] == ["1", "0"]
+    assert [p["flags"] for p in people] == ["n/a", "no_brain"]
+    assert people[1]["age"] == "48"
+    assert json.loads(result.summary.read_text())["Models"]["roi"]["Warnings"] == []
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.floats(20, 90)), min_size=1, max_size=30), st.randoms()
+)
+def test_order_of_scans_does_not_matter(scans, random):
+    frame = pd.DataFrame(
+        [
+            {
+                "participant_id": f"sub-{who}", "session_id": f"ses-{when}", "model": "roi",
+                "scan": f"sub-{who}_ses-{when}_run-{i}",
+                "acquisition": f"sub-{who}_ses-{when}_run-{i}", "sex": "F", "flags": "", "age": 50.0,
+                "brain_age": age, "brain_age_low": age - 5, "brain_age_high": age + 5,
+            }
+            for i, (who, when, age) in enumerate(scans)
+        ]
+    )  # fmt: skip
+    order = list(range(len(frame)))
+    random.shuffle(order)
+    straight, shuffled = per_person(frame)[0], per_person(frame.iloc[order].reset_index(drop=True))[0]
+    pd.testing.assert_frame_equal(straight, shuffled)
+    expected = frame.groupby(["participant_id", "session_id"])["brain_age"].mean()
+    assert straight["brain_age"].to_numpy() == pytest.approx(expected.to_numpy())
+
+
+# --- choosing controls ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (None, [1, 1, 1]),
+        ("diagnosis == 'CN'", [1, 0, 0]),
+        ("diagnosis in ['CN', 'HC']", [1, 0, 0]),
+        ("diagnosis.isin(['CN'])", [1, 0, 0]),
+        ("not diagnosis == 'CN'", [0, 1, 1]),
+        ("diagnosis.isna()", [0, 0, 1]),
+        ("`MMSE score` > 28 and age < 65", [1, 0, 0]),
+        ("(age > 50) & (sex == 'M')", [0, 1, 0]),
+        ("50 < age < 65", [1, 0, 0]),
+        ("age.between(50, 65) or sex == 'M'", [1, 1, 0]),
+    ],
+)
+def test_queries(query, expected):
+    assert choose_controls(PEOPLE, query).tolist() == [bool(value) for value in expected]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("group == 'CN'", "no column 'group'; there are diagnosis, age"),
+        ("`no such` == 1", "no column 'no such'"),
+        ("diagnosis == 'XX'", "chooses nobody; diagnosis holds AD, CN"),
+        ("age", "not a condition"),
+        ("age + 1", "not a condition"),
+        ("True", "names no column"),
+        ("diagnosis > 3", "cannot be evaluated"),
+        ("age ==", "no valid query"),
+        ("@PEOPLE.age > 3", "no valid query"),
+        ("`@PEOPLE`.age > 3", "not allowed"),
+        ("__import__('os').system('true')", "not allowed"),
+        ("age.to_csv('x')", "not allowed"),
+        ("age.__class__", "not allowed"),
+        ("age.isin.__globals__", "not allowed"),
+        ("diagnosis.str.contains('C')", "not allowed"),
+        ("[x for x in age]", "not allowed"),
+        ("(lambda: 1)()", "not allowed"),
+        ("age ** 9 ** 9 > 1", "not allowed"),
+    ],
+)
+def test_refused_queries(query, said):
+    with pytest.raises(UsageError, match=r"^--controls ") as refused:
+        choose_controls(PEOPLE, query)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="age><=0'\"`@_().[] &|~+-*sexdiagno,:", max_size=30))
+def test_any_text_is_answered_or_refused(query):
+    with contextlib.suppress(UsageError):
+        assert choose_controls(PEOPLE, query).shape == (3,)
