@@ -1,0 +1,47 @@
+"""The real app on simulated heads, run once for all end-to-end tests."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of the app: where it read and wrote, its exit code and what it said."""
+
+    bids: Path
+    out: Path
+    work: Path
+    code: int
+    said: str
+
+
+def app(bids: Path, out: Path, level: str, work: Path, *words: str) -> Run:
+    """Call ``bids-brainage`` as a user does, in a process of its own."""
+    argv = [sys.executable, "-m", "bids_brainage.cli", str(bids), str(out), level, "-w", str(work), *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1800)
+    return Run(bids, out, work, done.returncode, done.stderr + done.stdout)
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory):
+    """A BIDS dataset of simulated people: four, one with two sessions, one with two runs."""
+    from bids_brainage.simulate.cohort import simulate_dataset
+
+    return simulate_dataset(tmp_path_factory.mktemp("simulated") / "bids", n=4, seed=0)
+
+
+@pytest.fixture(scope="session")
+def participant(simulated, tmp_path_factory):
+    """The participant level on all of them."""
+    root = tmp_path_factory.mktemp("app")
+    return app(simulated, root / "out", "participant", root / "work", "--device", "cpu")
+
+
+@pytest.fixture(scope="session")
+def group(participant):
+    """The group level after it."""
+    return app(participant.bids, participant.out, "group", participant.work)

@@ -1,0 +1,241 @@
+"""The app from a BIDS dataset to brain ages, as a user runs it."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_brainage.core.files import sha256
+from tests.e2e.conftest import app
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def read(path):
+    with path.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def tree(folder):
+    """Content and time of every file."""
+    return {
+        str(p.relative_to(folder)): (sha256(p), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def stems(bids):
+    return sorted(p.name.removesuffix("_T1w.nii.gz") for p in bids.glob("sub-*/**/*_T1w.nii.gz"))
+
+
+def test_each_scan_has_its_ages_under_all_its_entities(participant):
+    assert participant.code == 0, participant.said
+    tables = sorted(p.name.removesuffix("_brainage.tsv") for p in participant.out.rglob("*_brainage.tsv"))
+    assert tables == stems(participant.bids)
+    assert any("_ses-" in t for t in tables)
+    assert any("_run-" in t for t in tables)
+    for path in participant.out.rglob("*_brainage.tsv"):
+        (row,) = read(path)
+        assert row["model"] == "roi"
+        assert float(row["brain_age_low"]) < float(row["brain_age"]) < float(row["brain_age_high"])
+        assert float(row["gap"]) == pytest.approx(float(row["brain_age"]) - float(row["age"]), abs=0.011)
+
+
+def test_expected_outputs_are_real_images_on_the_grids_they_claim(participant):
+    stem = stems(participant.bids)[0]
+    (anat,) = {p.parent for p in participant.out.rglob(f"{stem}_brainage.tsv")}
+    preproc = nib.load(anat / f"{stem}_desc-preproc_T1w.nii.gz")
+    mask = nib.load(anat / f"{stem}_desc-brain_mask.nii.gz")
+    assert preproc.shape == mask.shape
+    assert np.allclose(preproc.affine, mask.affine)
+    inside = np.asarray(mask.dataobj) > 0
+    probabilities = [nib.load(anat / f"{stem}_label-{t}_probseg.nii.gz").get_fdata() for t in ("GM", "WM", "CSF")]
+    assert np.allclose(sum(probabilities)[inside], 1, atol=0.02)
+    volumes = read(anat / f"{stem}_desc-muse_volumes.tsv")
+    assert sum(1 for row in volumes if int(row["index"]) < 300) == 145
+    assert all(float(row["volume_mm3"]) > 0 for row in volumes)
+    for way in ("from-T1w_to-MNI152NLin2009aSym", "from-MNI152NLin2009aSym_to-T1w"):
+        assert (anat / f"{stem}_{way}_mode-image_xfm.h5").is_file()
+
+
+def test_the_validator_finds_no_error_in_the_output(participant):
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    done = subprocess.run(
+        [str(validator), "--format", "json", str(participant.out)], capture_output=True, text=True, check=False
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [i for i in issues if i["severity"] == "error"] == []
+
+
+def test_the_ignored_names_are_our_own_only(participant):
+    lines = (participant.out / ".bidsignore").read_text().split()
+    allowed = {"*_brainage.*", "*_xfm.*", "*.html", "figures", "logs", "group_*", "*_volumes.*"}
+    assert set(lines) <= allowed
+
+
+def test_planted_atrophy_is_seen_in_the_ventricles(participant):
+    people = {row["participant_id"]: float(row["age"]) for row in read(participant.bids / "participants.tsv")}
+    found = {}
+    for path in participant.out.rglob("*_desc-muse_volumes.tsv"):
+        volumes = {int(row["index"]): float(row["volume_mm3"]) for row in read(path)}
+        found.setdefault(path.name.split("_")[0], []).append((volumes[51] + volumes[52]) / volumes[702])
+    ages = [people[p] for p in found]
+    share = [np.mean(v) for v in found.values()]
+    assert np.argsort(ages)[-1] == np.argsort(share)[-1]
+    assert np.corrcoef(ages, share)[0, 1] > 0.5
+
+
+def test_a_second_run_changes_nothing_and_says_so(participant):
+    before = tree(participant.out)
+    again = app(participant.bids, participant.out, "participant", participant.work, "--device", "cpu")
+    assert again.code == 0
+    assert "0 to do" in again.said
+    assert tree(participant.out) == before
+
+
+def test_the_dataset_is_not_written_to_and_the_log_is_free_of_tracebacks(participant):
+    assert not [p for p in participant.bids.rglob("*") if "brainage" in p.name]
+    assert "Traceback" not in participant.said
+
+
+def test_the_group_level_makes_its_tables_from_the_derivatives_alone(participant, group):
+    assert group.code == 0, group.said
+    scans = read(group.out / "group_scans.tsv")
+    assert sorted(row["scan"] for row in scans) == stems(group.bids)
+    people = read(group.out / "group_participants.tsv")
+    assert len(people) == len({(row["participant_id"], row["session_id"]) for row in scans})
+    described = json.loads((group.out / "group_scans.json").read_text())
+    assert set(scans[0]) <= set(described)
+    assert {row["correction"] for row in scans} == {"median_offset"}  # fewer than 15 people
+    html = (group.out / "group.html").read_text(encoding="utf-8")
+    assert "<svg" in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    for subject in {row["participant_id"] for row in scans}:
+        assert (group.out / f"{subject}.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def one(simulated, tmp_path_factory):
+    """A dataset of one scan, complete, in folders of its own."""
+    root = tmp_path_factory.mktemp("one")
+    bids = root / "bids"
+    shutil.copytree(simulated, bids, ignore=shutil.ignore_patterns("derivatives"))
+    keep = stems(bids)[0].split("_")[0]
+    for folder in bids.glob("sub-*"):
+        if folder.name != keep:
+            shutil.rmtree(folder)
+    first = app(bids, root / "out", "participant", root / "work", "--skip-bids-validation")
+    assert first.code == 0, first.said
+    return first
+
+
+def test_a_lost_output_is_made_again(one):
+    stem = stems(one.bids)[0]
+    (mask,) = one.out.rglob(f"{stem}_desc-brain_mask.nii.gz")
+    before = sha256(mask)
+    mask.unlink()
+    again = app(one.bids, one.out, "participant", one.work, "--skip-bids-validation")
+    assert again.code == 0
+    assert "1 expected outputs are missing" in again.said
+    assert sha256(mask) == before
+
+
+def test_another_seed_redoes_and_says_why(one):
+    dry = app(one.bids, one.out, "participant", one.work, "--skip-bids-validation", "--random-seed", "7", "--dry-run")
+    assert "RandomSeed" in dry.said
+    forced = app(one.bids, one.out, "participant", one.work, "--skip-bids-validation", "--force", "--dry-run")
+    assert "--force" in forced.said
+
+
+def test_bad_scans_fail_alone_with_a_reason_each(one, tmp_path):
+    bids = tmp_path / "bids"
+    shutil.copytree(one.bids, bids)
+    (source,) = list(bids.glob("sub-*/**/*_T1w.nii.gz"))[:1]
+    harmed = {"truncated": source.read_bytes()[:20000], "empty": b"", "nogzip": b"no image at all"}
+    for name, content in harmed.items():
+        target = bids / f"sub-{name}" / "anat" / f"sub-{name}_T1w.nii.gz"
+        target.parent.mkdir(parents=True)
+        target.write_bytes(content)
+    zeros = bids / "sub-zeros" / "anat" / "sub-zeros_T1w.nii.gz"
+    zeros.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.zeros((90, 90, 90), np.float32), np.diag([2, 2, 2, 1])), zeros)
+    (bids / "sub-none" / "func").mkdir(parents=True)
+    done = app(bids, one.out, "participant", one.work, "--skip-bids-validation")
+    assert done.code == 1
+    assert "Traceback" not in done.said
+    for name in (*harmed, "zeros"):
+        lines = [line for line in done.said.splitlines() if f"sub-{name}_T1w.nii.gz:" in line]
+        assert len(lines) == 1, done.said
+        assert not list(one.out.rglob(f"sub-{name}_brainage.*"))
+    assert "sub-none" in done.said
+    assert "4 failed" in done.said.splitlines()[-1]
+
+
+def test_a_killed_run_is_finished_by_the_next_with_equal_results(one, tmp_path):
+    import time
+
+    words = [
+        sys.executable,
+        "-m",
+        "bids_brainage.cli",
+        str(one.bids),
+        str(tmp_path / "out"),
+        "participant",
+        "-w",
+        str(tmp_path / "work"),
+    ]
+    process = subprocess.Popen(
+        [*words, "--skip-bids-validation", "--nprocs", "1"], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "work").rglob("n4/result_n4.pklz")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    import os
+    import signal
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "out").rglob("*_brainage.json"))
+    again = app(one.bids, tmp_path / "out", "participant", tmp_path / "work", "--skip-bids-validation", "--nprocs", "1")
+    assert again.code == 0, again.said
+    (first,), (second,) = one.out.rglob("sub-*_brainage.tsv"), (tmp_path / "out").rglob("sub-*_brainage.tsv")
+    a, b = read(first)[0], read(second)[0]
+    assert float(a["brain_age"]) == pytest.approx(float(b["brain_age"]), abs=0.5)
+    assert not list((tmp_path / "out").rglob(".*.nii.gz"))
+
+
+def test_left_is_left(tmp_path):
+    """A ventricle that was enlarged on one side comes out large on that side, however the voxels are stored."""
+    from bids_brainage.simulate.cohort import Person, Visit, write_scans
+
+    planted = Person("left", "F", 3, planted={"left_lateral_ventricle": 2.5})
+    bids = write_scans(tmp_path / "bids", [Visit(planted, 60.0, seed, run=f"{seed}") for seed in (1, 2)], seed=5)
+    (first, second) = sorted(bids.glob("sub-left/**/*_T1w.nii.gz"))
+    image = nib.load(first)
+    flipped = nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine @ flip(image.shape[0]))
+    nib.save(flipped, second)
+    done = app(bids, tmp_path / "out", "participant", tmp_path / "work", "--device", "cpu")
+    assert done.code == 0, done.said
+    for path in (tmp_path / "out").rglob("*_desc-muse_volumes.tsv"):
+        volumes = {row["name"]: float(row["volume_mm3"]) for row in read(path)}
+        assert volumes["LateralVentricle_L"] > 1.5 * volumes["LateralVentricle_R"], path.name
+        labels = nib.as_closest_canonical(nib.load(path.with_name(path.name.replace("volumes.tsv", "dseg.nii.gz"))))
+        where = np.argwhere(np.asarray(labels.dataobj) == 52)  # LateralVentricle_L
+        assert (labels.affine @ [*where.mean(axis=0), 1])[0] < (labels.affine @ [*other_side(labels), 1])[0]
+
+
+def flip(size):
+    """Affine of the first axis stored the other way round."""
+    matrix = np.diag([-1.0, 1.0, 1.0, 1.0])
+    matrix[0, 3] = size - 1
+    return matrix
+
+
+def other_side(labels):
+    """Middle of the right lateral ventricle, voxels."""
+    return np.argwhere(np.asarray(labels.dataobj) == 51).mean(axis=0)
