@@ -16,6 +16,7 @@ from bids_brainage.image.io import save
 
 SMALLEST_FIELD, USUAL_FIELD, LARGEST_FIELD = 80.0, 140.0, 500.0
 THICKEST_VOXEL = 10.0
+SHEARED = 0.1
 FEW_NONFINITE = 0.01
 ANISOTROPIC_RATIO, ANISOTROPIC_VOXEL = 2.0, 3.0
 
@@ -90,23 +91,30 @@ def check_geometry(t1w: Path, image: nib.Nifti1Image) -> None:
         raise ScanError(f"{t1w}: has the dimensions {_times(shape)}, not those of a 3D volume; give a 3D T1w image")
     if len(shape) > 3 and int(np.prod(shape[3:])) != 1:
         raise ScanError(f"{t1w}: holds {int(np.prod(shape[3:]))} volumes ({_times(shape)}); give one 3D T1w image")
-    stored = np.asarray(image.header["pixdim"][1:4], dtype=np.float64)
+    stored = stored_zooms(t1w, image)
     if not np.isfinite(stored).all() or (stored <= 0).any():
         raise ScanError(f"{t1w}: has the voxel sizes {_times(stored)} mm in its header; convert the scan again")
     if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
         raise ScanError(
-            f"{t1w}: has no affine (sform and qform codes are 0), so left and right are unknown; convert again"
+            f"{t1w}: has no affine (sform and qform codes are 0): left and right are unknown; convert again"
         )
     affine = image.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise ScanError(f"{t1w}: has an affine that maps no volume; convert the scan again")
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not zooms.all() or abs(np.linalg.det(affine[:3, :3] / zooms)) < SHEARED:
+        raise ScanError(f"{t1w}: has an affine that maps no volume; convert the scan again")
     field = zooms * data_shape(image)
     if zooms.max() > THICKEST_VOXEL or field.min() < SMALLEST_FIELD or field.max() > LARGEST_FIELD:
         raise ScanError(
             f"{t1w}: covers {_times(field)} mm with voxels of {_times(zooms)} mm, in which no head can be found; "
             "check the voxel sizes and the units of the header"
         )
+
+
+def stored_zooms(t1w: Path, image: nib.Nifti1Image) -> NDArray[np.float64]:
+    """Voxel sizes as they stand in the file, mm: nibabel makes 0 a 1 and drops signs without a word."""
+    with nib.openers.ImageOpener(str(t1w)) as stream:
+        header = type(image.header).from_fileobj(stream, check=False)
+    return np.asarray(header["pixdim"][1:4], dtype=np.float64)
 
 
 def voxels(t1w: Path, image: nib.Nifti1Image) -> NDArray[np.float32]:

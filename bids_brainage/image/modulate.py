@@ -1,4 +1,4 @@
-"""Modulated tissue maps: how much tissue of the person lies at each place of the template."""
+"""Grey and white matter in template space, scaled so that they keep the volumes of the scan."""
 
 from __future__ import annotations
 
@@ -13,51 +13,57 @@ from bids_brainage.image.io import Grid, read, save
 from bids_brainage.image.register import affine_of, displacement, warp
 from bids_brainage.image.template import template as load_template
 
-RESOLUTION_MM = 1.5
-FWHM_MM = 4.0
-FWHM_PER_SD = 2 * float(np.sqrt(2 * np.log(2)))
+RESOLUTION = 1.5
+FWHM = 4.0
 
 
 class Modulated(NamedTuple):
-    """Grey and white matter in template space at 1.5 mm, ``float32``; values may exceed 1."""
+    """Smoothed maps on the template's 1.5 mm grid, float32."""
 
     gm_modulated: Path
     wm_modulated: Path
 
 
 def modulate(probseg_gm: Path, probseg_wm: Path, xfm_forward: Path, *, template: str, out: Path) -> Modulated:
-    """Carry tissue probabilities to the template, times the Jacobian determinant of the nonlinear warp, smoothed.
+    r"""Warp tissue probabilities to the template and multiply by the nonlinear warp's volume change.
 
-    The affine part is left out of the determinant, so that head size is normalised (as SPM's "modulated, non-linear
-    only"; Good et al. 2001, doi 10.1006/nimg.2001.0786). The sum of a map times the voxel volume times the determinant
-    of the affine is the tissue's native volume.
+    .. math:: m(y) = p(T(y))\, \frac{\det \nabla T(y)}{\det A}
+
+    where :math:`T` carries template points to the scan and :math:`A` is its affine part: sum over voxels x voxel
+    volume x :math:`\det A` is the tissue's volume in the scan (mm^3). The affine is left out, so brains of
+    different size but one shape look alike (Good et al. 2001, doi 10.1006/nimg.2001.0786). Then a Gaussian, 4 mm FWHM.
 
     Parameters
     ----------
     probseg_gm, probseg_wm : Path
-        Native probabilities.
+        Probabilities, native grid.
     xfm_forward : Path
         T1w to template.
+    template : str
+        Name of the template space.
     """
-    grid = load_template(template, RESOLUTION_MM).grid
-    determinant = nonlinear_determinant(xfm_forward, grid)
-    paths = []
-    for name, path in (("gm", probseg_gm), ("wm", probseg_wm)):
-        carried = warp(read(path), xfm_forward, grid) * determinant
-        smooth = ndimage.gaussian_filter(carried, FWHM_MM / FWHM_PER_SD / RESOLUTION_MM, mode="constant")
-        paths.append(save(out / f"{name}_modulated.nii.gz", smooth.astype(np.float32), grid.affine))
-    return Modulated(*paths)
+    grid = load_template(template, RESOLUTION).grid
+    change = volume_change(displacement(xfm_forward, grid), grid) / np.linalg.det(affine_of(xfm_forward)[:3, :3])
+    written = []
+    for source, name in ((probseg_gm, "gm_modulated"), (probseg_wm, "wm_modulated")):
+        moved = warp(read(source), xfm_forward, grid) * change
+        smooth = ndimage.gaussian_filter(moved, FWHM / np.sqrt(8 * np.log(2)) / grid.zooms, mode="constant")
+        written.append(save(out / f"{name}.nii.gz", smooth.astype(np.float32), grid.affine))
+    return Modulated(*written)
 
 
-def nonlinear_determinant(transform: Path, grid: Grid) -> NDArray[np.float32]:
-    """Jacobian determinant of a composite template-to-scan map over that of its affine part; shape of the grid.
+def volume_change(field: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    r"""Determinant of :math:`\nabla(x + u(x))`, central differences; at least 0.
 
-    Central differences of the mapped points, so that the sum over the grid is the volume that the map covers.
+    Parameters
+    ----------
+    field : array, (x, y, z, 3)
+        Displacement :math:`u`, mm along RAS.
+    grid : Grid
+        Its grid, with axes along RAS.
     """
-    field = displacement(transform, grid)
-    zooms = grid.zooms
-    axes = grid.affine[:3, :3] / zooms
-    gradient = np.stack([np.stack(np.gradient(field[..., i], *zooms), axis=-1) for i in range(3)], axis=-2)
-    jacobian = gradient @ axes.T.astype(np.float32) + np.eye(3, dtype=np.float32)
-    whole = np.linalg.det(jacobian)
-    return np.clip(whole / np.linalg.det(affine_of(transform)[:3, :3]), 0, None).astype(np.float32)
+    step = np.diag(grid.affine)[:3].astype(np.float32)
+    rows = [[np.gradient(field[..., i], step[j], axis=j) + np.float32(i == j) for j in range(3)] for i in range(3)]
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return np.clip(determinant, 0, None).astype(np.float32)

@@ -74,8 +74,8 @@ def test_the_validator_finds_no_error_in_the_output(participant):
 
 def test_the_ignored_names_are_our_own_only(participant):
     lines = (participant.out / ".bidsignore").read_text().split()
-    allowed = {"*_brainage.*", "*_xfm.*", "*.html", "figures", "logs", "group_*", "*_volumes.*"}
-    assert set(lines) <= allowed
+    own = [f"*_{suffix}.{kind}" for suffix in ("brainage", "volumes") for kind in ("json", "tsv")]
+    assert sorted(lines) == sorted([*own, "*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv"])
 
 
 def test_planted_atrophy_is_seen_in_the_ventricles(participant):

@@ -77,7 +77,9 @@ def test_a_bundle_round_trips(tmp_path):
     assert bundle.file("w.npz").read_text() == "weights"
 
 
-@pytest.mark.parametrize("harm", ["change", "truncate", "remove", "escape", "no_card", "incomplete_card", "no_object", "no_json"])
+@pytest.mark.parametrize(
+    "harm", ["change", "truncate", "remove", "escape", "no_card", "incomplete_card", "no_object", "no_json"]
+)
 def test_a_harmed_bundle_is_refused_in_one_line(tmp_path, harm):
     write_text(tmp_path / "w.npz", "weights")
     save(tmp_path, CARD)
