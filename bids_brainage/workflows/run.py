@@ -27,10 +27,6 @@ def run_participant(options: Options, home: Path | None) -> int:
     device = usable_device(options.device)
     tools = find_tools(options, home)
     dataset = find(options)
-    for subject, reason in dataset.skipped:
-        LOG.warning("skipped %s: %s", subject, reason)
-    for what, note in dataset.notes:
-        LOG.warning("%s: %s", what, note)
     broken = [f"{path}: {reason}" for path, reason in dataset.broken]
     jobs = plan_jobs(dataset.scans, options, tools)
     todo = [job for job in jobs if job.why]
@@ -106,6 +102,10 @@ def find(options: Options) -> inputs.Dataset:
         database_dir=options.bids_database_dir,
         derivatives=parse_derivatives(options.derivatives),
     )
+    for subject, reason in dataset.skipped:
+        LOG.warning("skipped %s: %s", subject, reason)
+    for what, note in dataset.notes:
+        LOG.warning("%s: %s", what, note)
     asked = options.participant_label or options.session_label
     if not dataset.scans and not dataset.broken and not asked:
         raise UsageError(

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import bids_brainage
 from bids_brainage.core.files import sha256
 from tests.e2e.conftest import app
 
@@ -129,9 +130,44 @@ def one(simulated, tmp_path_factory):
     for folder in bids.glob("sub-*"):
         if folder.name != keep:
             shutil.rmtree(folder)
-    first = app(bids, root / "out", "participant", root / "work", "--skip-bids-validation")
+    first = app(bids, root / "out", "participant", root / "work", "--skip-bids-validation", "--write-graph")
     assert first.code == 0, first.said
     return first
+
+
+def test_the_graph_and_the_methods_are_in_the_logs(one):
+    assert "register" in (one.out / "logs" / "workflow.dot").read_text()
+    assert "N4" in (one.out / "logs" / "CITATION.md").read_text()
+
+
+def test_given_derivatives_and_several_models_are_used(one, tmp_path):
+    """A mask and a preprocessed image that are there are taken; each model has its row; the work folder goes."""
+    roi = Path(bids_brainage.__file__).parent / "data" / "bundles" / "roi"
+    shutil.copytree(roi, tmp_path / "models" / "second")
+    card = json.loads((roi / "model.json").read_text())
+    (tmp_path / "models" / "second" / "model.json").write_text(json.dumps(card | {"name": "second"}))
+    words = [
+        "--derivatives",
+        f"earlier={one.out}",
+        "--models-dir",
+        str(tmp_path / "models"),
+        "--models",
+        "roi",
+        "second",
+    ]
+    words += ["--nipype-plugin", "Linear", "--clean-workdir", "--skip-bids-validation"]
+    done = app(one.bids, tmp_path / "out", "participant", tmp_path / "work", *words)
+    assert done.code == 0, done.said
+    assert ": n4 " not in done.said
+    assert not (tmp_path / "work" / "bids_brainage_wf").exists()
+    (table,) = (tmp_path / "out").rglob("*_brainage.tsv")
+    rows = read(table)
+    assert [row["model"] for row in rows] == ["roi", "second"]
+    assert rows[0]["brain_age"] == rows[1]["brain_age"]
+    (given,), (used,) = one.out.rglob("*_desc-brain_mask.nii.gz"), (tmp_path / "out").rglob("*_desc-brain_mask.nii.gz")
+    assert np.array_equal(nib.load(given).dataobj, nib.load(used).dataobj)
+    fingerprint = json.loads(table.with_suffix(".json").read_text())["Fingerprint"]
+    assert {"Mask", "Preprocessed", "Model roi", "Model second"} <= set(fingerprint)
 
 
 def test_a_lost_output_is_made_again(one):

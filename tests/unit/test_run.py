@@ -1,0 +1,77 @@
+"""What stops a run before any work, and what each scan depends on."""
+
+from pathlib import Path
+
+import pytest
+
+from bids_brainage import cli
+from bids_brainage.core.types import Age, Scan
+from bids_brainage.workflows.job import Job
+from bids_brainage.workflows.run import failure
+from trees import make_dataset
+
+
+def call(tmp_path, *words):
+    return cli.main(
+        [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work"), *words]
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "bids", ["sub-01/anat/sub-01_T1w.nii.gz", "sub-02/func/sub-02_task-x_bold.nii.gz"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--participant-label", "03"], "03"),
+        (["--models", "rio"], "rio"),
+        (["--models", "segment"], "gives no brain age"),
+        (["--template", "NoSuchTemplate"], "NoSuchTemplate"),
+        (["--derivatives", "x=/nowhere"], "/nowhere"),
+        (["-w", "{bids}/work"], "never written to"),
+    ],
+)
+def test_what_cannot_run_is_said_in_one_line_with_exit_code_2(dataset, tmp_path, capsys, words, message):
+    words = [word.format(bids=tmp_path / "bids") for word in words]
+    assert call(tmp_path, "--skip-bids-validation", *words) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if " E " in line]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not list((tmp_path / "out").rglob("*_brainage.*"))
+
+
+def test_a_dataset_without_t1w_is_unusable(tmp_path, capsys):
+    make_dataset(tmp_path / "bids", ["sub-02/func/sub-02_task-x_bold.nii.gz"])
+    assert call(tmp_path, "--skip-bids-validation") == 2
+    assert "sub-02" in capsys.readouterr().err
+
+
+def test_a_participant_without_t1w_is_named_and_no_failure(dataset, tmp_path, capsys):
+    assert call(tmp_path, "--skip-bids-validation", "--participant-label", "02") == 0
+    assert "sub-02" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(dataset, tmp_path, capsys):
+    assert call(tmp_path, "--skip-bids-validation", "--dry-run") == 0
+    assert "sub-01" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "work").exists()
+
+
+def test_cuda_without_a_gpu_is_an_error_before_any_work(dataset, tmp_path, capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert call(tmp_path, "--device", "cuda") == 2
+    assert "no usable GPU" in capsys.readouterr().err
+
+
+def test_a_failure_names_the_file_of_the_user():
+    scan = Scan(Path("/data/sub-01_T1w.nii.gz"), {"sub": "01"}, Age())
+    job = Job(scan, {}, "")
+    assert failure(job, "/data/sub-01_T1w.nii.gz: is empty") == "/data/sub-01_T1w.nii.gz: is empty"
+    assert failure(job, "/work/t1w_native.nii.gz: no brain; x") == "/data/sub-01_T1w.nii.gz: no brain; x"
+    assert failure(job, "ValueError: bad") == "/data/sub-01_T1w.nii.gz: ValueError: bad"
