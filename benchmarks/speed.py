@@ -25,7 +25,10 @@ import tempfile, os
 fixed = os.path.join(tempfile.mkdtemp(), "template.nii.gz")
 load_mni152_template(resolution=1).to_filename(fixed)
 def step(name, call):
-    start = time.monotonic(); result = call(); print(f"{name}\\t{time.monotonic() - start:.1f}", flush=True); return result
+    start = time.monotonic()
+    result = call()
+    print(f"{name}\\t{time.monotonic() - start:.1f}", flush=True)
+    return result
 scan, fixed = ants.image_read(sys.argv[1]), ants.image_read(fixed)
 n4 = step("n4_bias_field_correction", lambda: ants.n4_bias_field_correction(scan))
 step("registration SyNQuick[s]", lambda: ants.registration(fixed, n4, "antsRegistrationSyNQuick[s]"))

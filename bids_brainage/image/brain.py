@@ -31,6 +31,7 @@ UNUSUAL_ML = (700.0, 2000.0)
 STRIPPED_SHARE = 0.95
 ALL_BRAIN = 0.94
 CUT_AREA = 1000.0
+EDGE = 4.0
 AGREEMENT = 0.8
 
 
@@ -46,7 +47,8 @@ class Segmented(NamedTuple):
         voxels along the scan's own axes in its world space, around the brain.
     flags : tuple of str
         ``already_stripped``, ``brain_volume_unusual`` (outside 700-2000 mL), ``brain_cut`` (the mask meets the
-        edge of the field of view), ``mask_disagrees`` (given or SynthStrip's mask against the network's).
+        edge of the field of view over more than 10 cm^2), ``mask_disagrees`` (Dice under 0.8 between a given or
+        SynthStrip's mask and the network's).
     """
 
     brain_mask: Path
@@ -259,10 +261,10 @@ def _judge(brain: masks.Mask, own: masks.Mask, grid: Grid, scan: Path) -> tuple[
 
 
 def cut_area(mask: masks.Mask, grid: Grid) -> float:
-    """Largest area (mm^2) over which a mask meets one of the six faces of the field of view."""
-    zooms = grid.zooms
+    """Largest area (mm^2) of a mask in a slice within 4 mm of one of the six faces of the field of view."""
     areas = []
-    for axis in range(3):
-        pixel = float(np.prod(np.delete(zooms, axis)))
-        areas += [mask.take(side, axis=axis).sum() * pixel for side in (0, -1)]
+    for axis, zoom in enumerate(grid.zooms):
+        depth = int(np.ceil(EDGE / zoom - 1e-3))
+        area = mask.sum(axis=tuple(a for a in range(3) if a != axis)) * grid.voxel_volume / zoom
+        areas += [area[:depth].max(), area[-depth:].max()]
     return float(max(areas))

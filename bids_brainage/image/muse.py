@@ -1,4 +1,4 @@
-"""The 145 regions of the MUSE atlas (Doshi et al. 2016): numbers, names, the network's class, side, mirror, composites."""
+"""The 145 regions of the MUSE atlas (Doshi et al. 2016): numbers, names, classes, sides, mirrors, composites."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTSIDE_BRAIN = (1, 46, 69)
 class Region(NamedTuple):
     """One of the 145 single regions."""
 
-    index: int
+    number: int
     name: str
     class_name: str
     side: str
@@ -34,7 +34,7 @@ class Region(NamedTuple):
 class Composite(NamedTuple):
     """A union of single regions."""
 
-    index: int
+    number: int
     name: str
     members: tuple[int, ...]
 
@@ -59,16 +59,16 @@ def composites() -> tuple[Composite, ...]:
 
 
 def columns(labels: NDArray[np.integer]) -> NDArray[np.int16]:
-    """Columns of an atlas for MUSE labels: 0 to 144 for the regions, 145 for CSF outside the brain, 146 for the rest."""
+    """Columns of an atlas for MUSE labels: 0 to 144 regions, 145 CSF outside the brain, 146 the rest."""
     table = np.full(256, len(regions()) + 1, dtype=np.int16)
-    table[[region.index for region in regions()]] = np.arange(len(regions()))
+    table[[region.number for region in regions()]] = np.arange(len(regions()))
     table[list(OUTSIDE_BRAIN)] = len(regions())
     return np.asarray(table[labels])
 
 
 def mirrored() -> NDArray[np.int16]:
     """For each of the 147 columns, the column of the same region on the other side."""
-    column = {region.index: position for position, region in enumerate(regions())}
+    column = {region.number: position for position, region in enumerate(regions())}
     return np.array([*(column[region.mirror] for region in regions()), 145, 146], dtype=np.int16)
 
 

@@ -20,7 +20,8 @@ from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import copy
 from bids_brainage.image.classes import GREY, WHITE
 from bids_brainage.image.io import Grid, Volume, read, resample, save, spaced
-from bids_brainage.image.template import Template, template as load_template
+from bids_brainage.image.template import Template
+from bids_brainage.image.template import template as load_template
 
 WORKING_MM = 2.0
 COARSE_MM = 8.0
@@ -29,7 +30,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class Channels(NamedTuple):
-    """A brain as the registration sees it: T1w (0 to about 1), grey and white matter, on one grid, 0 outside the brain."""
+    """A brain as the registration sees it: T1w (0 to about 1), grey and white matter; one grid, 0 outside."""
 
     t1w: Volume
     gm: Volume
@@ -148,7 +149,7 @@ def _arguments(target: list[Any], source: list[Any], start: Path, prefix: str, s
 
 
 def find_pose(fixed: Volume, moving: Volume) -> NDArray[np.float64]:
-    """Rigid pose and size (4 x 4, fixed to moving, RAS mm) by a search over head angles, so that no start is too far off.
+    """Rigid pose and size (4 x 4, fixed to moving, RAS mm) by a search over head angles: a start for the affine.
 
     Both images at 8 mm; centres of mass joined, size from the ratio of volumes; all combinations of -40 to 40
     degrees about three axes are tried, the best by correlation is kept.
@@ -218,12 +219,12 @@ def warp(moving: Volume, transform: Path, grid: Grid, *, nearest: bool = False) 
 def displacement(transform: Path, grid: Grid) -> NDArray[np.float32]:
     """Where a transform takes each voxel of a grid, less where it is: ``(x, y, z, 3)``, mm along RAS.
 
-    ``xfm_inverse`` on a native grid gives the way to the template, ``xfm_forward`` on a template grid the way to the scan.
+    ``xfm_inverse`` on a native grid leads to the template, ``xfm_forward`` on a template grid to the scan.
     """
     image = as_ants(Volume(np.zeros(grid.shape, np.float32), grid.affine))
     with tempfile.TemporaryDirectory() as scratch:
         path = ants.apply_transforms(image, image, [str(transform)], compose=f"{scratch}/", singleprecision=True)
-        field = np.asarray(nib.load(path).dataobj, dtype=np.float32)
+        field = nib.nifti1.load(path).get_fdata(dtype=np.float32)
     return field.reshape(*grid.shape, 3) * np.array([-1, -1, 1], dtype=np.float32)
 
 

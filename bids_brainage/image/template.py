@@ -96,7 +96,7 @@ def _fetch(name: str, **query: str | None) -> Path:
         found = [api.get(name, resolution=resolution, extension=".nii.gz", **query) for resolution in (1, 2)]
         files = [path for item in found for path in (item if isinstance(item, list) else [item])]
         usable = [Path(path) for path in files if Path(path).is_file() and Path(path).stat().st_size > 0]
-    except Exception as error:  # noqa: BLE001 - TemplateFlow raises what pybids, requests and the file system raise
+    except Exception as error:
         raise UsageError(
             f"template {name}: not in TemplateFlow's cache and not to be had ({error}); {advice}"
         ) from error

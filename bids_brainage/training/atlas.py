@@ -14,17 +14,20 @@ from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import atomic, write_text
 from bids_brainage.image import muse
+from bids_brainage.image.atlas import Atlas, look_up, template_points
 from bids_brainage.image.brain import segment
 from bids_brainage.image.conform import conform
-from bids_brainage.image.io import Volume, read, resample
+from bids_brainage.image.io import read, resample
+from bids_brainage.image.masks import dice, fill_holes
 from bids_brainage.image.n4 import correct_bias
 from bids_brainage.image.register import register, warp
 from bids_brainage.image.template import DEFAULT, template
-from bids_brainage.image.volumes import Atlas, fuse, look_up, template_points
+from bids_brainage.image.volumes import MINIMUM, Head, fuse, gather
 
 KEPT = 8
 RESOLUTION = 2.0
 PRIOR_HEADS = 3.0
+PRIOR_SLOPE = 2.0
 
 
 class Example(NamedTuple):
@@ -33,36 +36,33 @@ class Example(NamedTuple):
     Attributes
     ----------
     name : str
+    head : Head
+        Its intracranial voxels, 2 mm.
     points : array of float32, (n, 3)
-        Where its intracranial voxels (2 mm) lie in the template, mm.
-    posterior : array of float32, (n, 18)
-    voxel_volume : float
-        mm^3.
+        Where they lie in the template, mm.
     columns : array of uint8, template shape
         The reference in template space, columns of :func:`muse.columns`.
-    reference : array, (147,)
-        Reference volumes: 145 regions, CSF outside the brain, ICV; mm^3.
-    skull : float
-        Volume of the intracranial mask, mm^3.
-    dice : tuple of float
-        Overlap of the brain and the intracranial mask with the reference, holes filled.
     truth : array of uint8, (n,)
-        Columns of the reference at the same voxels.
+        The reference at the head's voxels, likewise.
+    reference : array, (146,)
+        Reference volumes of the 145 regions and the ICV, mm^3.
+    dice : tuple of float
+        Overlap of the brain and of the intracranial mask with the reference, holes filled.
     """
 
     name: str
+    head: Head
     points: NDArray[np.float32]
-    posterior: NDArray[np.float32]
-    voxel_volume: float
     columns: NDArray[np.uint8]
-    reference: NDArray[np.float64]
-    skull: float
-    dice: tuple[float, float]
     truth: NDArray[np.uint8]
+    reference: NDArray[np.float64]
+    dice: tuple[float, float]
 
 
-def prepare(head: tuple[str, Path, Path], work: Path, *, segment_bundle: Path, seed: int = 0, threads: int = 1) -> Example:
-    """Take one head (name, T1w, DLMUSE segmentation) through conform, brain, N4 and registration; keeps files in ``work``."""
+def prepare(
+    head: tuple[str, Path, Path], work: Path, *, segment_bundle: Path, seed: int = 0, threads: int = 1
+) -> Example:
+    """Take one head (name, T1w, DLMUSE segmentation) through the app's stages; their files stay in ``work``."""
     name, t1w, dseg = head
     folder = work / name
     paths = {key: folder / f"{key}{end}" for key, end in FILES.items()}
@@ -76,34 +76,29 @@ def prepare(head: tuple[str, Path, Path], work: Path, *, segment_bundle: Path, s
 
 
 FILES = {
-    "brain_mask": ".nii.gz", "icv_mask": ".nii.gz", "posteriors": ".nii.gz", "xfm_forward": ".h5", "xfm_inverse": ".h5",
+    "t1w_preproc": ".nii.gz", "brain_mask": ".nii.gz", "icv_mask": ".nii.gz", "posteriors": ".nii.gz",
+    "xfm_forward": ".h5", "xfm_inverse": ".h5",
 }  # fmt: skip
 
 
 def example(name: str, paths: dict[str, Path], dseg: Path) -> Example:
     """What the atlas and its calibration need of one head, from the files of its stages."""
-    from bids_brainage.image.masks import dice, fill_holes
-
-    classes, labels = read(paths["posteriors"]), read(dseg, np.uint8)
-    icv, brain = read(paths["icv_mask"], np.uint8), read(paths["brain_mask"], np.uint8)
-    inside = resample(Volume((icv.data > 0).astype(np.float32), icv.affine), classes.grid) > 0.5
+    labels, brain, icv = (read(path, np.uint8) for path in (dseg, paths["brain_mask"], paths["icv_mask"]))
+    head = gather(read(paths["t1w_preproc"]), icv, read(paths["posteriors"]))
     grid = template(DEFAULT, RESOLUTION).grid
     columns = muse.columns(np.rint(warp(labels, paths["xfm_forward"], grid, nearest=True)).astype(np.uint8))
     counts = np.bincount(muse.columns(labels.data).ravel(), minlength=147)[:146] * labels.grid.voxel_volume
-    reference = np.array([*counts, counts.sum()])
-    native = [resample(Volume(m.data, m.affine), labels.grid, nearest=True) > 0 for m in (brain, icv)]
-    parts = [~np.isin(labels.data, (0, *muse.OUTSIDE_BRAIN)), labels.data > 0]
-    overlaps = tuple(dice(fill_holes(mine), fill_holes(theirs)) for mine, theirs in zip(native, parts, strict=True))
+    mine = [resample(mask, labels.grid, nearest=True) > 0 for mask in (brain, icv)]
+    theirs = [~np.isin(labels.data, (0, *muse.OUTSIDE_BRAIN)), labels.data > 0]
+    overlaps = [dice(fill_holes(one), fill_holes(other)) for one, other in zip(mine, theirs, strict=True)]
     return Example(
         name,
-        template_points(paths["xfm_inverse"], classes.grid, inside),
-        classes.data[inside],
-        classes.grid.voxel_volume,
+        head,
+        template_points(paths["xfm_inverse"], head.mask),
         columns.astype(np.uint8),
-        reference,
-        float((icv.data > 0).sum() * icv.grid.voxel_volume),
+        muse.columns(resample(labels, head.mask.grid, nearest=True)[head.mask.data]).astype(np.uint8),
+        np.array([*counts[:145], counts.sum()]),
         (overlaps[0], overlaps[1]),
-        muse.columns(resample(labels, classes.grid, nearest=True)[inside]).astype(np.uint8),
     )
 
 
@@ -122,63 +117,69 @@ def average(examples: Sequence[Example]) -> Atlas:
     share = np.take_along_axis(counts, labels, axis=1).astype(np.float32)
     share /= share.sum(axis=1, keepdims=True)
     rows = np.where(covered, np.cumsum(covered) - 1, -1).astype(np.int32).reshape(grid.shape)
-    return Atlas(grid, rows, labels, share, np.zeros(146, dtype=np.float32))
+    return Atlas(grid, rows, labels, share, np.zeros(146, np.float32), np.ones(146, np.float32))
 
 
-def measure(atlas: Atlas, head: Example) -> NDArray[np.float64]:
-    """Volumes of the 145 regions, not calibrated, and of the intracranial mask: ``(146,)``, mm^3."""
-    found = fuse(look_up(atlas, head.points), head.posterior, head.points)
-    regions = found.sum(axis=0, dtype=np.float64)[:145] * head.voxel_volume
-    return np.array([*regions, head.skull])
-
-
-def overlap(atlas: Atlas, head: Example) -> NDArray[np.float64]:
-    """Dice of each of the 145 regions with the reference, at 2 mm."""
-    found = fuse(look_up(atlas, head.points), head.posterior, head.points).argmax(axis=1)
-    both = np.bincount(head.truth[found == head.truth], minlength=147)[:145]
-    total = np.bincount(found, minlength=147)[:145] + head.reference[:145] / head.voxel_volume
-    return np.asarray(2 * both / np.maximum(total, 1))
+def measure(atlas: Atlas, one: Example) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Volumes, not calibrated, of the 145 regions and the ICV (mm^3), and the Dice of the 145 regions."""
+    prior = look_up(atlas, one.points)
+    found = fuse(prior, one.head.posterior, one.head.intensity, one.points).argmax(axis=1)
+    counts = np.bincount(found, minlength=147)[:145]
+    both = np.bincount(found[found == one.truth], minlength=147)[:145]
+    voxel = one.head.mask.grid.voxel_volume
+    overlap = 2 * both / np.maximum(counts + one.reference[:145] / voxel, 1)
+    return np.array([*(counts * voxel), one.head.skull]), overlap
 
 
 def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Logarithm of measured over reference volume of each region and the ICV, drawn towards that of its class.
+    """Intercepts and slopes of log reference on log measured volume, for the regions and the ICV: ``(2, 146)``.
+
+    Both sides of the brain share a line. Its level is drawn towards that of its class as if ``PRIOR_HEADS`` more heads
+    had shown that one; its slope towards 1 (a ridge penalty of ``PRIOR_SLOPE``), so that only regions whose volumes
+    differ a lot between people, the ventricles, get another.
 
     Parameters
     ----------
     measured, reference : arrays, (heads, 146)
-        mm^3. Both sides of the brain share one ratio; the mean over heads is drawn towards its class's mean as if
-        ``PRIOR_HEADS`` more heads had shown that one.
+        mm^3.
     """
-    heads = len(measured)
-    ratio = np.log(np.maximum(measured, 8.0) / np.maximum(reference, 8.0)).mean(axis=0)
-    ratio = np.array([*(ratio[:145] + ratio[muse.mirrored()[:145]]) / 2, ratio[145]])
+    x, y = (np.log(np.maximum(volumes, MINIMUM)) for volumes in (measured, reference))
+    other = np.array([*muse.mirrored()[:145], 145])
+    centre, level = x.mean(axis=0), y.mean(axis=0) - x.mean(axis=0)
+    square = ((x - centre) ** 2).sum(axis=0)
+    product = ((x - centre) * (y - y.mean(axis=0))).sum(axis=0)
+    centre, level, square, product = ((v + v[other]) / 2 for v in (centre, level, square, product))
+    slope = (product + PRIOR_SLOPE) / (square + PRIOR_SLOPE)
     owner, sizes = muse.classes()[:145], reference.mean(axis=0)
     for c in np.unique(owner):
         own = np.flatnonzero(owner == c)
-        centre = np.average(ratio[own], weights=sizes[own])
-        ratio[own] = (heads * ratio[own] + PRIOR_HEADS * centre) / (heads + PRIOR_HEADS)
-    return ratio.astype(np.float32)
+        mean = np.average(level[own], weights=sizes[own])
+        level[own] = (len(x) * level[own] + PRIOR_HEADS * mean) / (len(x) + PRIOR_HEADS)
+    return np.stack([level + centre * (1 - slope), slope]).astype(np.float32)
 
 
-def references(examples: Sequence[Example]) -> NDArray[np.float64]:
-    """Reference volumes of the 145 regions and the ICV: ``(heads, 146)``, mm^3."""
-    return np.stack([e.reference[[*range(145), 146]] for e in examples])
+class Judged(NamedTuple):
+    """Leave-one-out results: volumes before and after calibration and their reference (mm^3), Dice of the regions."""
+
+    raw: NDArray[np.float64]
+    volumes: NDArray[np.float64]
+    reference: NDArray[np.float64]
+    dice: NDArray[np.float64]
 
 
-def leave_one_out(examples: Sequence[Example]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Calibrated volumes ``(heads, 146)`` and Dice ``(heads, 145)`` of each head by an atlas that never saw it.
+def leave_one_out(examples: Sequence[Example]) -> Judged:
+    """Measure each head with an atlas and a calibration that never saw it.
 
-    The calibration too comes from the other heads, each measured by an atlas without itself.
+    The calibration comes from the other heads, each measured by an atlas without itself.
     """
-    raw, overlaps = [], []
-    for left in range(len(examples)):
-        atlas = average([e for position, e in enumerate(examples) if position != left])
-        raw.append(measure(atlas, examples[left]))
-        overlaps.append(overlap(atlas, examples[left]))
-    measured, reference = np.array(raw), references(examples)
-    others = ~np.eye(len(examples), dtype=bool)
-    ratios = np.stack([calibration(measured[rest], reference[rest]) for rest in others])
-    return measured / np.exp(ratios.astype(np.float64)), np.array(overlaps)
+    results = [measure(average([e for e in examples if e is not one]), one) for one in examples]
+    raw, overlaps = np.array([m for m, _ in results]), np.array([d for _, d in results])
+    reference = np.stack([one.reference for one in examples])
+    volumes = np.empty_like(raw)
+    for left, rest in enumerate(~np.eye(len(examples), dtype=bool)):
+        intercept, slope = calibration(raw[rest], reference[rest])
+        volumes[left] = np.exp(intercept + slope * np.log(np.maximum(raw[left], MINIMUM)))
+    return Judged(raw, volumes, reference, overlaps)
 
 
 def build(
@@ -212,15 +213,13 @@ def build(
     if len(used) < 3:
         raise UsageError(f"{out}: an atlas needs three heads or more, {len(used)} given; add heads")
     examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in used]
-    volumes, overlaps = leave_one_out(examples)
-    reference = references(examples)
-    others = [[e for e in examples if e is not left] for left in examples]
-    raw = np.array([measure(average(rest), left) for rest, left in zip(others, examples, strict=True)])
-    ratio = calibration(raw, reference)
+    judged = leave_one_out(examples)
+    intercept, slope = calibration(judged.raw, judged.reference)
     out.mkdir(parents=True, exist_ok=True)
-    write(average(examples)._replace(log_ratio=ratio), out)
-    card = describe([e.name for e in examples], volumes, reference, overlaps)
-    return bundles.save(out, card | {"segmentation": bundles.load(segment_bundle).digest})
+    write(average(examples)._replace(intercept=intercept, slope=slope), out)
+    card = describe([e.name for e in examples], judged)
+    card["training"]["segmentation"] = bundles.load(segment_bundle).digest
+    return bundles.save(out, card)
 
 
 def write(atlas: Atlas, out: Path) -> None:
@@ -234,15 +233,16 @@ def write(atlas: Atlas, out: Path) -> None:
             covered=np.packbits(covered),
             labels=np.where(atlas.probabilities > 0, atlas.labels, 0).astype(np.uint8),
             probabilities=np.rint(atlas.probabilities * 255).astype(np.uint8),
-            log_ratio=atlas.log_ratio,
+            intercept=atlas.intercept,
+            slope=atlas.slope,
         )
-    rows = [f"{region.index}\t{region.name}" for region in muse.regions()]
+    rows = [f"{region.number}\t{region.name}" for region in muse.regions()]
     write_text(out / "labels.tsv", "\n".join(["index\tname", *rows]) + "\n")
 
 
 def accuracy(volumes: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, float]:
     """Correlation, bias and median absolute error (%) of one quantity over heads."""
-    error = 100 * (volumes / np.maximum(reference, 1e-9) - 1)
+    error = 100 * (volumes / np.maximum(reference, MINIMUM) - 1)
     return {
         "r": round(float(np.corrcoef(volumes, reference)[0, 1]), 3),
         "bias_percent": round(float(error.mean()), 1),
@@ -250,18 +250,28 @@ def accuracy(volumes: NDArray[np.float64], reference: NDArray[np.float64]) -> di
     }
 
 
-def describe(
-    names: Sequence[str], volumes: NDArray[np.float64], reference: NDArray[np.float64], overlaps: NDArray[np.float64]
-) -> dict[str, Any]:
+def summary(judged: Judged) -> dict[str, dict[str, float]]:
+    """Accuracy of the ICV, brain, grey and white matter, lateral ventricles, hippocampi, and the median region."""
+    column = {region.number: position for position, region in enumerate(muse.regions())}
+    members = {composite.number: composite.members for composite in muse.composites()}
+    parts = {"brain": members[muse.TOTAL_BRAIN], "grey matter": members[601], "white matter": members[604]}
+    parts |= {"lateral ventricles": (51, 52), "hippocampi": (47, 48)}
+    found = {"ICV": accuracy(judged.volumes[:, 145], judged.reference[:, 145])}
+    for name, numbers in parts.items():
+        own = [column[number] for number in numbers]
+        found[name] = accuracy(judged.volumes[:, own].sum(axis=1), judged.reference[:, own].sum(axis=1))
+    each = [accuracy(judged.volumes[:, r], judged.reference[:, r]) for r in range(145)]
+    found["median of 145 regions"] = {key: round(float(np.nanmedian([m[key] for m in each])), 3) for key in each[0]}
+    return found
+
+
+def describe(names: Sequence[str], judged: Judged) -> dict[str, Any]:
     """The card, without its files."""
-    each = [accuracy(volumes[:, r], reference[:, r]) for r in range(145)]
     metrics = {
-        "how": "each head left out of the atlas and of the calibration that judge it",
+        "how": "each head left out of the atlas and of the calibration that judge it; reference DLMUSE",
         "heads": len(names),
-        "icv": accuracy(volumes[:, 145], reference[:, 145]),
-        "brain": accuracy(volumes[:, :145].sum(axis=1), reference[:, :145].sum(axis=1)),
-        "regions_median": {key: round(float(np.nanmedian([m[key] for m in each])), 3) for key in each[0]},
-        "dice_mean": round(float(overlaps.mean()), 3),
+        "volumes": summary(judged),
+        "dice_mean_of_145_regions": round(float(judged.dice.mean()), 3),
     }
     return {
         "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.0.0", "needs": [],
@@ -279,6 +289,7 @@ def describe(
         "licence": "CC BY-SA 3.0; the terms of SBIA Agreement 1.1, Part B, go with it", "metrics": metrics,
         "not_meant_for": [
             "children: nearly all heads are elderly", "clinical decisions about a person",
-            "volumes beside those of other segmentations as if they were alike", "brains after surgery or with large lesions",
+            "volumes beside those of other segmentations as if they were alike",
+            "brains after surgery or with large lesions",
         ],
     }  # fmt: skip

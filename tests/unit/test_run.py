@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from trees import make_dataset
 
 from bids_brainage import cli
 from bids_brainage.core.types import Age, Scan
 from bids_brainage.workflows.job import Job
 from bids_brainage.workflows.run import failure
-from trees import make_dataset
 
 
 def call(tmp_path, *words):

@@ -1,0 +1,229 @@
+"""The brain is found in heads of many kinds; what is no head, or no mask of it, is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from bids_brainage.core import bundle as bundles
+from bids_brainage.core.errors import BundleError, ScanError
+from bids_brainage.image import brain, io, masks
+from bids_brainage.image.classes import CLASSES
+from bids_brainage.image.conform import conform
+from bids_brainage.image.network import load_network, posterior
+from bids_brainage.models.registry import PACKAGED
+from bids_brainage.simulate import anatomy
+from bids_brainage.simulate import head as surroundings
+
+BUNDLE = PACKAGED / "segment"
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """A simulated head at 2 mm, and its brain (ventricles inside)."""
+    base = anatomy.build(2)
+    values = np.zeros(256, np.float32)
+    for region in (*anatomy.REGIONS, *surroundings.TISSUES):
+        values[region.number] = region.t1
+    noise = np.random.default_rng(0).normal(0, 3, base.labels.shape)
+    data = np.abs(ndimage.gaussian_filter(values[base.labels], 0.5) + noise).astype(np.float32)
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = base.origin
+    numbers = [region.number for region in anatomy.REGIONS if region.number != anatomy.CSF]
+    return io.Volume(data, affine), masks.fill_holes(np.isin(base.labels, numbers))
+
+
+def run(scan, folder, **given):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = io.save(folder / "t1w_native.nii.gz", scan.data, scan.affine)
+    return brain.segment(path, bundle=BUNDLE, out=folder, **given)
+
+
+def mask_of(path):
+    return io.read(path, np.uint8).data > 0
+
+
+@pytest.fixture(scope="module")
+def segmented(simulated, tmp_path_factory):
+    return run(simulated[0], tmp_path_factory.mktemp("whole"))
+
+
+def test_the_brain_of_a_simulated_head_is_found(simulated, segmented):
+    found, icv = mask_of(segmented.brain_mask), mask_of(segmented.icv_mask)
+    assert masks.dice(found, simulated[1]) > 0.96
+    assert not (found & ~icv).any()
+    assert icv.sum() > 1.05 * found.sum()
+    assert segmented.flags == ()
+
+
+def test_posteriors_are_probabilities_where_the_brain_lies(simulated, segmented):
+    classes = io.read(segmented.posteriors)
+    assert classes.data.shape == (*brain.SHAPE, len(CLASSES))
+    assert np.allclose(classes.grid.zooms, 2)
+    assert np.abs(classes.data.sum(-1) - 1).max() < 0.03
+    tissue = io.Volume(classes.data[..., 2:].sum(-1), classes.affine)
+    there = io.resample(tissue, simulated[0].grid) > 0.5
+    assert masks.dice(masks.solid(there), mask_of(segmented.brain_mask)) > 0.999
+
+
+def left_to_right(classes, name):
+    """Volume of a class left of the midline over that right of it."""
+    x = classes.affine[0, 0] * np.arange(brain.SHAPE[0]) + classes.affine[0, 3]
+    share = classes.data[..., CLASSES.index(name)].sum(axis=(1, 2))
+    return share[x < -1].sum() / share[x > 1].sum()
+
+
+def test_left_stays_left(simulated, segmented):
+    """The left lateral ventricle is made white matter in the scan: it shrinks on the left alone."""
+    scan, _ = simulated
+    classes = io.read(segmented.posteriors)
+    probability = io.Volume(classes.data[..., CLASSES.index("lateral_ventricle")], classes.affine)
+    x = scan.affine[0, 0] * np.arange(scan.data.shape[0]) + scan.affine[0, 3]
+    left = ndimage.binary_dilation((io.resample(probability, scan.grid) > 0.5) & (x < 0)[:, None, None], iterations=2)
+    network, _ = load_network(BUNDLE)
+    changed = io.Volume(np.where(left, 165, scan.data).astype(np.float32), scan.affine)
+    after = brain.locate_and_segment(network, brain.coarse(changed), half=False)
+    assert 0.8 < left_to_right(classes, "lateral_ventricle") < 1.25
+    assert left_to_right(after, "lateral_ventricle") < 0.5
+
+
+@pytest.mark.parametrize("margin", [(0, 0, 60), (30, 10, 0)])
+def test_a_larger_field_of_view_changes_nothing(simulated, segmented, margin):
+    scan, _ = simulated
+    shape = tuple(n + 2 * m for n, m in zip(scan.data.shape, margin, strict=True))
+    larger = io.window(scan, -np.asarray(margin), shape)
+    network, _ = load_network(BUNDLE)
+    found = brain.locate_and_segment(network, brain.coarse(larger), half=brain.has_bfloat16("cpu"))
+    mask, _, stripped = brain.native_masks(found, scan, brain.coarse(scan))
+    assert masks.dice(mask, mask_of(segmented.brain_mask)) > 0.995
+    assert not stripped
+
+
+@pytest.mark.parametrize("change", [lambda d: d * 1e-5, lambda d: d * 3e4, lambda d: (d - d.mean()) / d.std()])
+def test_the_intensity_scale_does_not_matter(simulated, change):
+    scan, _ = simulated
+    changed = brain.coarse(io.Volume(change(scan.data), scan.affine)).data
+    assert np.abs(changed - brain.coarse(scan).data).mean() < 0.02
+
+
+def test_bfloat16_gives_what_float32_gives(simulated):
+    network, _ = load_network(BUNDLE)
+    head = brain.coarse(simulated[0])
+    scan = torch.from_numpy(io.window(head, (1, 7, 25), brain.SHAPE).data)
+    exact, half = (posterior(network, scan, half=value).numpy() for value in (False, True))
+    inside = exact.sum(axis=(0, 1, 2)) > 100
+    assert np.abs(half.sum(axis=(0, 1, 2)) / exact.sum(axis=(0, 1, 2)) - 1)[inside].max() < 0.01
+    assert masks.dice(half[..., 2:].sum(-1) > 0.5, exact[..., 2:].sum(-1) > 0.5) > 0.998
+
+
+def test_a_scan_stripped_to_the_brain_keeps_what_is_left(simulated, tmp_path):
+    scan, truth = simulated
+    left = io.Volume(np.where(truth, np.maximum(scan.data, 1), 0).astype(np.float32), scan.affine)
+    found = run(left, tmp_path)
+    assert found.flags == ("already_stripped",)
+    assert masks.dice(mask_of(found.brain_mask), truth) > 0.99
+
+
+def test_a_scan_stripped_with_csf_loses_the_csf(simulated, segmented, tmp_path):
+    scan, truth = simulated
+    wide = masks.dilate(mask_of(segmented.icv_mask), 4, scan.grid.zooms)
+    found = run(io.Volume(np.where(wide, np.maximum(scan.data, 1), 0).astype(np.float32), scan.affine), tmp_path)
+    mask = mask_of(found.brain_mask)
+    assert "already_stripped" in found.flags
+    assert masks.dice(mask, truth) > masks.dice(wide, truth) + 0.05
+    assert not (mask & ~wide).any()
+
+
+def test_a_given_mask_goes_first_on_whatever_grid(simulated, tmp_path):
+    scan, truth = simulated
+    eroded = ndimage.binary_erosion(truth)
+    turned = io.Grid(
+        (140, 150, 140), np.array([[-1.5, 0, 0, 105], [0, 1.5, 0, -130], [0, 0, 1.5, -90], [0, 0, 0, 1.0]])
+    )
+    other = io.resample(io.Volume(eroded.astype(np.uint8), scan.affine), turned, nearest=True)
+    given = io.save(tmp_path / "mask.nii.gz", other, turned.affine)
+    found = run(scan, tmp_path, given_mask=given)
+    assert masks.dice(mask_of(found.brain_mask), eroded) > 0.96
+    assert not (mask_of(found.brain_mask) & ~mask_of(found.icv_mask)).any()
+    assert "mask_disagrees" not in found.flags
+
+
+def test_a_given_mask_that_contradicts_the_network_is_flagged(simulated, tmp_path):
+    scan, truth = simulated
+    half = truth & (np.arange(truth.shape[0]) < 50)[:, None, None]
+    found = run(scan, tmp_path, given_mask=io.save(tmp_path / "mask.nii.gz", half, scan.affine))
+    assert "mask_disagrees" in found.flags
+    assert np.array_equal(mask_of(found.brain_mask), half)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda m, a: (np.zeros_like(m), a), "is empty"),
+        (lambda m, a: (m, a + np.array([[0, 0, 0, 300.0]] + [[0] * 4] * 3)), "does not lie on the head"),
+        (lambda m, a: (np.stack([m, m], -1), a), "one 3D volume"),
+    ],
+)
+def test_an_unusable_given_mask_is_refused_by_its_name(simulated, tmp_path, change, word):
+    scan, truth = simulated
+    given = io.save(tmp_path / "mask.nii.gz", *change(truth, scan.affine))
+    with pytest.raises(ScanError, match=word) as caught:
+        run(scan, tmp_path / "out", given_mask=given)
+    assert str(given) in str(caught.value)
+
+
+def test_a_scan_without_a_brain_is_refused(tmp_path):
+    data = np.random.default_rng(0).gamma(2, 50, (96, 100, 96)).astype(np.float32)
+    with pytest.raises(ScanError, match="the brain found has"):
+        run(io.Volume(data, np.diag([2.0, 2, 2, 1])), tmp_path)
+
+
+def test_a_brain_at_the_edge_of_the_field_of_view_is_flagged(simulated, segmented, tmp_path):
+    scan, _ = simulated
+    top = int(np.flatnonzero(mask_of(segmented.brain_mask).any(axis=(0, 1)))[-1])
+    found = run(io.Volume(scan.data[:, :, : top - 14], scan.affine), tmp_path)
+    assert "brain_cut" in found.flags
+
+
+def test_a_bundle_with_other_classes_or_weights_is_refused(simulated, tmp_path):
+    folder = tmp_path / "segment"
+    shutil.copytree(BUNDLE, folder)
+    card = json.loads((folder / "model.json").read_text())
+    bundles.save(folder, {**card, "classes": card["classes"][::-1]})
+    scan = io.save(tmp_path / "t1w.nii.gz", simulated[0].data, simulated[0].affine)
+    with pytest.raises(BundleError, match="18 classes at 2 mm"):
+        brain.segment(scan, bundle=folder, out=tmp_path)
+    bundles.save(folder, {**card, "network": {**card["network"], "channels": [8, 16, 32, 64, 96]}})
+    with pytest.raises(BundleError, match="not the weights"):
+        load_network(folder)
+    bundles.save(folder, {**card, "network": {"classes": 18}})
+    with pytest.raises(BundleError, match="needs classes"):
+        load_network(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("subject", "least"), [("nichart06", (0.955, 0.955)), ("IXI012", (0.925, 0.962))])
+def test_real_heads_against_dlmuse(shared_data, tmp_path, subject, least):
+    root = shared_data / "ds-t1w"
+    name = f"sub-{subject}"
+    native = conform(root / name / "anat" / f"{name}_T1w.nii.gz", out=tmp_path).t1w_native
+    found = brain.segment(native, bundle=BUNDLE, out=tmp_path)
+    labels = io.read(root / "derivatives" / "dlmuse" / name / "anat" / f"{name}_desc-dlmuse_dseg.nii.gz", np.int16).data
+    reference = masks.fill_holes(~np.isin(labels, (0, 1, 46))), masks.fill_holes(labels > 0)
+    measured = masks.dice(mask_of(found.brain_mask), reference[0]), masks.dice(mask_of(found.icv_mask), reference[1])
+    assert measured[0] > least[0]
+    assert measured[1] > least[1]
+    assert found.flags == ()
+
+
+@pytest.mark.slow
+def test_a_real_scan_at_1_mm_oblique(shared_data, tmp_path):
+    native = conform(shared_data / "ds-t1w/sub-trio/anat/sub-trio_T1w.nii.gz", out=tmp_path).t1w_native
+    found = brain.segment(native, bundle=BUNDLE, out=tmp_path)
+    mask = io.read(found.brain_mask, np.uint8)
+    assert mask.grid.shape == io.read_grid(native).shape
+    assert 1180 < mask.data.sum() * mask.grid.voxel_volume / 1000 < 1300
+    assert found.flags == ()
