@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from bids_brainage.bids import outputs
 from bids_brainage.core.files import read_json
+from bids_brainage.core.flags import FLAGS
 from bids_brainage.core.types import Scan
 from bids_brainage.workflows.predict import COLUMNS
 
@@ -34,6 +35,7 @@ def publish(
     """
     files = {name: path for name, path in artefacts.items() if isinstance(path, Path)}
     own = {name: read_json(beside) for name, path in files.items() if (beside := path.with_suffix(".json")).is_file()}
-    columns = {column: {"Description": meaning} for column, meaning in COLUMNS.items()}
+    columns: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in COLUMNS.items()}
+    columns["flags"]["Levels"] = FLAGS
     metadata = {**own, "brainage": {**columns, "Fingerprint": dict(fingerprint)}}
     return Published(tuple(outputs.publish(scan, files, out_dir, template, metadata)))

@@ -1,0 +1,25 @@
+"""What limits trust in a row of the tables, in words: every flag that the app raises, once."""
+
+FLAGS = {
+    "contrast_enhanced": "The image has the entity ce-: contrast agent changes tissue intensities",
+    "rec_variant": "Another reconstruction of an acquisition that has its own row; averages count one of them",
+    "age_not_by_session": "One age of participants.tsv stands for several sessions",
+    "nonfinite_voxels": "At most 1 % of the voxels were NaN or infinite, and were set to 0",
+    "anisotropic": "A voxel side is over 3 mm, or over twice another",
+    "small_field_of_view": "The image covers less than 140 mm along an axis",
+    "already_stripped": "The image came without skull",
+    "brain_volume_unusual": "The brain mask holds less than 700 or more than 2000 mL",
+    "brain_cut": "The brain comes close to the edge of the field of view: part of it may be missing",
+    "mask_disagrees": "The mask that was given (or SynthStrip's) overlaps the network's with a Dice under 0.8",
+    "sex_missing": "The sex is unknown: the brain age is the mean of those for a woman and a man",
+    "volumes_out_of_distribution": "A region or the ICV lies further out than in 99 % of the healthy people of the training data",
+    "brain_age_outside_training_range": "The brain age lies outside the ages that the model was trained on",
+    "age_outside_model_range": "The person's age lies outside the ages that the model was trained on",
+    "age_outside_correction_range": "The person's age lies outside the ages of the controls of the bias correction",
+    "unusable": "A quality gate failed: the row is not averaged",
+}
+
+
+def table() -> str:
+    """The flags as a Markdown table, for the docs."""
+    return "| flag | meaning |\n|---|---|\n" + "".join(f"| `{name}` | {text} |\n" for name, text in FLAGS.items())
