@@ -31,7 +31,7 @@ UNUSUAL_ML = (700.0, 2000.0)
 STRIPPED_SHARE = 0.95
 ALL_BRAIN = 0.94
 CUT_AREA = 1000.0
-EDGE = 4.0
+EDGE = 8.0
 AGREEMENT = 0.8
 
 
@@ -46,9 +46,9 @@ class Segmented(NamedTuple):
         Probabilities of :data:`CLASSES`, 4D (classes last), uint8 x 1/255, on a 2 mm grid of 96 x 112 x 96
         voxels along the scan's own axes in its world space, around the brain.
     flags : tuple of str
-        ``already_stripped``, ``brain_volume_unusual`` (outside 700-2000 mL), ``brain_cut`` (the mask meets the
-        edge of the field of view over more than 10 cm^2), ``mask_disagrees`` (Dice under 0.8 between a given or
-        SynthStrip's mask and the network's).
+        ``already_stripped``, ``brain_volume_unusual`` (outside 700-2000 mL), ``brain_cut`` (over 10 cm^2 of the
+        intracranial mask within 8 mm of a face of the field of view), ``mask_disagrees`` (Dice under
+        0.8 between a given or SynthStrip's mask and the network's).
     """
 
     brain_mask: Path
@@ -91,11 +91,7 @@ def segment(
         A damaged bundle, or one of another kind.
     """
     scan = io.read(t1w_native)
-    network, card = load_network(bundle, device)
-    if tuple(card.get("classes", ())) != CLASSES or card.get("resolution_mm") != SPACING:
-        raise BundleError(
-            f"{bundle}: not a network of the {len(CLASSES)} classes at {SPACING:g} mm; install its own bundle"
-        )
+    network = _network(bundle, device)
     head = coarse(scan)
     mask = None
     if given_mask is not None:
@@ -105,13 +101,23 @@ def segment(
     probabilities = locate_and_segment(network, head, half=has_bfloat16(device), near=mask_centre(mask, scan.affine))
     own, icv, stripped = native_masks(probabilities, scan, head)
     brain = own if mask is None else mask
-    flags = _judge(brain, own, scan.grid, t1w_native) + (("already_stripped",) if stripped else ())
+    icv |= brain
+    flags = _judge(brain, icv, scan.grid, t1w_native, stripped=stripped)
+    if masks.dice(brain, own) < AGREEMENT:
+        flags += ("mask_disagrees",)
     return Segmented(
         io.save(out / "brain_mask.nii.gz", brain, scan.affine, np.uint8),
-        io.save(out / "icv_mask.nii.gz", icv | brain, scan.affine, np.uint8),
+        io.save(out / "icv_mask.nii.gz", icv, scan.affine, np.uint8),
         io.save_probability(out / "posteriors.nii.gz", probabilities.data, probabilities.affine),
         flags,
     )
+
+
+def _network(bundle: Path, device: str) -> nn.Module:
+    network, card = load_network(bundle, device)
+    if tuple(card.get("classes", ())) != CLASSES or card.get("resolution_mm") != SPACING:
+        raise BundleError(f"{bundle}: not a network of the 18 classes at {SPACING:g} mm; install its own bundle")
+    return network
 
 
 def coarse(scan: Volume) -> Volume:
@@ -242,29 +248,31 @@ def _millilitres(mask: masks.Mask, voxel: float) -> float:
     return float(mask.sum()) * voxel / 1000
 
 
-def _judge(brain: masks.Mask, own: masks.Mask, grid: Grid, scan: Path) -> tuple[str, ...]:
-    """Flags of a brain mask; an implausible one is refused."""
+def _judge(brain: masks.Mask, icv: masks.Mask, grid: Grid, scan: Path, *, stripped: bool) -> tuple[str, ...]:
+    """Flags of the masks; an implausible brain is refused."""
     volume = _millilitres(brain, grid.voxel_volume)
     if not REFUSED_ML[0] <= volume <= REFUSED_ML[1]:
         raise ScanError(
             f"{scan}: the brain found has {volume:.0f} mL, not 300 to 2500; "
             "check that this is a whole head in T1w, or give a mask"
         )
-    flags = []
-    if not UNUSUAL_ML[0] <= volume <= UNUSUAL_ML[1]:
-        flags.append("brain_volume_unusual")
-    if cut_area(brain, grid) > CUT_AREA:
-        flags.append("brain_cut")
-    if brain is not own and masks.dice(brain, own) < AGREEMENT:
-        flags.append("mask_disagrees")
-    return tuple(flags)
+    flags = {
+        "already_stripped": stripped,
+        "brain_volume_unusual": not UNUSUAL_ML[0] <= volume <= UNUSUAL_ML[1],
+        "brain_cut": cut_area(icv, grid, 0.0 if stripped else EDGE) > CUT_AREA,
+    }
+    return tuple(name for name, raised in flags.items() if raised)
 
 
-def cut_area(mask: masks.Mask, grid: Grid) -> float:
-    """Largest area (mm^2) of a mask in a slice within 4 mm of one of the six faces of the field of view."""
+def cut_area(mask: masks.Mask, grid: Grid, edge: float) -> float:
+    """Largest area (mm^2) of a mask in a slice within ``edge`` mm (at least one slice) of a face of the field of view.
+
+    Between the brain and the edge there is skull and scalp; where a head is cut, the network ends the brain some
+    millimetres before.
+    """
     areas = []
     for axis, zoom in enumerate(grid.zooms):
-        depth = int(np.ceil(EDGE / zoom - 1e-3))
+        depth = max(1, int(np.ceil(edge / zoom - 1e-3)))
         area = mask.sum(axis=tuple(a for a in range(3) if a != axis)) * grid.voxel_volume / zoom
         areas += [area[:depth].max(), area[-depth:].max()]
     return float(max(areas))

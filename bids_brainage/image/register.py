@@ -20,6 +20,7 @@ from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import copy
 from bids_brainage.image.classes import GREY, WHITE
 from bids_brainage.image.io import Grid, Volume, read, resample, save, spaced
+from bids_brainage.image.masks import bounding_box
 from bids_brainage.image.template import Template
 from bids_brainage.image.template import template as load_template
 
@@ -112,12 +113,19 @@ def register(
 
 def channels(scan: Volume, mask: NDArray[np.bool_], posteriors: Volume) -> Channels:
     """The brain on the grid of its posteriors (2 mm)."""
-    grid = posteriors.grid
-    inside = resample(Volume(mask.astype(np.float32), scan.affine), grid)
-    brain = resample(Volume(scan.data * mask, scan.affine), grid)
-    brain = np.clip(brain / max(float(np.percentile(scan.data[mask], 99)), 1e-6), 0, 1.2)
+    grid, box = posteriors.grid, bounding_box(mask, margin=4)
+    top = max(float(np.percentile(scan.data[mask], 99)), 1e-6)
+    brain = np.clip(resample(cropped(Volume(scan.data * mask, scan.affine), box), grid) / top, 0, 1.2)
+    inside = resample(cropped(Volume(mask.astype(np.float32), scan.affine), box), grid)
     grey, white = (posteriors.data[..., list(numbers)].sum(axis=-1) * inside for numbers in (GREY, WHITE))
     return Channels(*(Volume(part.astype(np.float32), grid.affine) for part in (brain, grey, white)))
+
+
+def cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    """The part of a volume within a box of voxels, at its place in the world."""
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
+    return Volume(volume.data[box], affine)
 
 
 def align(fixed: Template, moving: Channels, out: Path, *, seed: int = 0) -> tuple[Path, Path]:

@@ -14,6 +14,8 @@ from bids_brainage.core.files import atomic, write_json
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up, read_atlas, template_points
 from bids_brainage.image.io import Volume, read, resample, save
+from bids_brainage.image.masks import bounding_box
+from bids_brainage.image.register import cropped
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.image.tissue import classify
 
@@ -104,9 +106,11 @@ class Head(NamedTuple):
 
 def gather(scan: Volume, icv: Volume, posteriors: Volume) -> Head:
     """Bring scan and mask to the grid of the posteriors and keep what is within the skull."""
-    inside = resample(Volume((icv.data > 0).astype(np.float32), icv.affine), posteriors.grid) > 0.5
-    skull = float((icv.data > 0).sum() * icv.grid.voxel_volume)
-    intensity = resample(scan, posteriors.grid)[inside]
+    mask = icv.data > 0
+    box = bounding_box(mask, margin=4)
+    inside = resample(cropped(Volume(mask.astype(np.float32), icv.affine), box), posteriors.grid) > 0.5
+    skull = float(mask.sum() * icv.grid.voxel_volume)
+    intensity = resample(cropped(scan, box), posteriors.grid)[inside]
     return Head(Volume(inside, posteriors.affine), posteriors.data[inside], intensity, skull, scan)
 
 
@@ -199,6 +203,7 @@ def write_table(path: Path, values: dict[int, float]) -> Path:
 
 
 DICTIONARY = {
+    "VolumeScale": "dlmuse-2mm",
     "index": {"Description": "Number of the region or composite in the MUSE atlas (Doshi et al. 2016)"},
     "name": {"Description": "Name of the region; _R and _L are the person's right and left"},
     "volume_mm3": {

@@ -59,6 +59,25 @@ class Example(NamedTuple):
     dice: tuple[float, float]
 
 
+def find_heads(dataset: Path) -> list[tuple[str, Path, Path]]:
+    """Name, T1w and DLMUSE segmentation (below ``derivatives/dlmuse``) of each head of a BIDS dataset.
+
+    Raises
+    ------
+    UsageError
+        Where there is none.
+    """
+    found = []
+    for dseg in sorted((dataset / "derivatives" / "dlmuse").glob("sub-*/anat/*_desc-dlmuse_dseg.nii.gz")):
+        stem = dseg.name.removesuffix("_desc-dlmuse_dseg.nii.gz")
+        t1w = dataset / dseg.parent.relative_to(dataset / "derivatives" / "dlmuse") / f"{stem}_T1w.nii.gz"
+        if t1w.is_file():
+            found.append((stem, t1w, dseg))
+    if not found:
+        raise UsageError(f"{dataset}: has no T1w image with a segmentation in derivatives/dlmuse; give such a dataset")
+    return found
+
+
 def prepare(
     head: tuple[str, Path, Path], work: Path, *, segment_bundle: Path, seed: int = 0, threads: int = 1
 ) -> Example:

@@ -32,6 +32,7 @@ def node_name(job: Job) -> str:
 
 def build(todo: Sequence[Job], options: Options, tools: Tools, device: str, threads: int, work: Path) -> Workflow:
     """One workflow that holds the workflow of each scan."""
+    start_worker(options.verbose)
     workflow = Workflow(name=WORKFLOW, base_dir=str(work))
     for job in todo:
         stages = plan(tools.needs, job.scan.preproc is not None)
@@ -103,7 +104,6 @@ def read_plugin_file(path: Path) -> dict[str, Any]:
 
 def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -> dict[str, str]:
     """Run; returns for each scan, by its stem, why it failed if it did."""
-    start_worker(options.verbose)
     nodes = len(workflow._create_flat_graph())
     plugin, arguments = plugin_of(options, nodes)
     LOG.info("%d scans, %d stages; intermediate files in %s", len(todo), nodes, work)

@@ -140,7 +140,9 @@ def failure(job: Job, reason: str) -> str:
     """One line that begins with the user's file, not with a working copy of it."""
     named, _, rest = reason.partition(": ")
     path = job.scan.preproc or job.scan.path
-    return f"{path}: {rest if named.endswith('.nii.gz') and rest else reason}"
+    if named in (str(path), str(job.scan.mask)):
+        return reason
+    return f"{path}: {rest if WORKFLOW in named and rest else reason}"
 
 
 def dry_run(jobs: Sequence[Job]) -> int:

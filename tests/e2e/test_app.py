@@ -126,7 +126,7 @@ def one(simulated, tmp_path_factory):
     root = tmp_path_factory.mktemp("one")
     bids = root / "bids"
     shutil.copytree(simulated, bids, ignore=shutil.ignore_patterns("derivatives"))
-    keep = stems(bids)[0].split("_")[0]
+    keep = stems(bids)[-1].split("_")[0]
     for folder in bids.glob("sub-*"):
         if folder.name != keep:
             shutil.rmtree(folder)

@@ -1,0 +1,152 @@
+"""Regional volumes: tables, fusion of atlas and network, sides, calibration."""
+
+import csv
+
+import ants
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from bids_brainage import data
+from bids_brainage.core.errors import BundleError
+from bids_brainage.image import brain, muse
+from bids_brainage.image.atlas import look_up, read_atlas
+from bids_brainage.image.classes import CLASSES
+from bids_brainage.image.io import read, save, save_probability
+from bids_brainage.image.volumes import calibrate, fuse, volumes
+
+LEFT_VENTRICLE, RIGHT_VENTRICLE = 52, 51
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    from importlib.resources import files
+
+    return files(data).joinpath("bundles/muse-atlas")
+
+
+@pytest.fixture(scope="module")
+def atlas(bundle):
+    return read_atlas(bundle)
+
+
+def test_the_classes_are_those_of_the_network():
+    assert brain.CLASSES == CLASSES
+
+
+def test_there_are_145_regions_each_with_its_mirror():
+    regions = {region.number: region for region in muse.regions()}
+    assert len(regions) == 145
+    for region in regions.values():
+        other = regions[region.mirror]
+        assert other.mirror == region.number
+        assert {region.side, other.side} in ({"L", "R"}, {"n/a"})
+        assert region.class_name == other.class_name
+
+
+def test_composites_are_made_of_regions():
+    numbers = {region.number for region in muse.regions()}
+    members = {composite.number: set(composite.members) for composite in muse.composites()}
+    assert all(own <= numbers for own in members.values())
+    assert members[muse.TOTAL_BRAIN] == numbers
+    assert not members[601] & members[604]
+    assert members[606] | members[613] < members[601]
+
+
+def test_columns_of_labels_outside_the_brain():
+    assert muse.columns(np.array([4, 207, 1, 46, 69, 0, 5])).tolist() == [0, 144, 145, 145, 145, 146, 146]
+
+
+def test_the_shipped_atlas_is_symmetric_and_on_the_right_side(atlas):
+    mirror = muse.mirrored()
+    likely = np.where(atlas.rows >= 0, atlas.labels[atlas.rows, 0], 146)
+    x = np.indices(atlas.grid.shape)[0] * atlas.grid.affine[0, 0] + atlas.grid.affine[0, 3]
+    for number, sign in ((LEFT_VENTRICLE, -1), (RIGHT_VENTRICLE, 1), (48, -1), (47, 1)):
+        column = muse.columns(np.array([number]))[0]
+        assert np.sign(x[likely == column]).mean() * sign > 0.95
+    assert (likely == mirror[likely[::-1]]).mean() > 0.99
+
+
+def test_probabilities_of_the_atlas_sum_to_one_everywhere(atlas):
+    points = np.random.default_rng(0).uniform(-120, 120, (500, 3)).astype(np.float32)
+    found = look_up(atlas, points)
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-4)
+    assert look_up(atlas, np.array([[0, 300, 0]], np.float32))[0, 146] == pytest.approx(1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    arrays(np.float32, (30, 147), elements=st.floats(0, 1, width=32)),
+    arrays(np.float32, (30, 18), elements=st.floats(0, 1, width=32)),
+    arrays(np.float32, (30,), elements=st.floats(0, 2000, width=32)),
+)
+def test_fused_probabilities_are_probabilities(prior, posterior, intensity):
+    found = fuse(prior, posterior, intensity, np.arange(90, dtype=np.float32).reshape(30, 3))
+    assert np.isfinite(found).all()
+    assert (found >= 0).all()
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-3)
+
+
+def test_a_voxel_without_parcel_takes_those_of_the_nearest():
+    prior, posterior = np.zeros((3, 147), np.float32), np.zeros((3, 18), np.float32)
+    left, right = muse.columns(np.array([LEFT_VENTRICLE, RIGHT_VENTRICLE]))
+    prior[0, left], prior[1, right], prior[2, 146] = 1, 1, 1
+    posterior[:, CLASSES.index("lateral_ventricle")] = 1
+    points = np.array([[-10, 0, 0], [10, 0, 0], [12, 0, 0]], np.float32)
+    found = fuse(prior, posterior, np.ones(3, np.float32), points)
+    assert found.argmax(axis=1).tolist() == [left, right, right]
+
+
+@given(arrays(np.float64, (146,), elements=st.floats(0, 2e6)))
+def test_calibrated_volumes_are_positive_and_composites_add_up(atlas, measured):
+    found = calibrate(measured, atlas)
+    assert all(found[region.number] > 0 for region in muse.regions())
+    assert found[muse.CORTICAL_CSF] >= 0
+    for composite in muse.composites():
+        assert found[composite.number] == pytest.approx(sum(found[member] for member in composite.members))
+
+
+def test_calibration_keeps_order(atlas):
+    assert (atlas.slope > 0).all()
+    small, large = calibrate(np.full(146, 500.0), atlas), calibrate(np.full(146, 900.0), atlas)
+    assert all(small[region.number] < large[region.number] for region in muse.regions())
+
+
+@pytest.fixture(scope="module")
+def lopsided(atlas, tmp_path_factory):
+    """A head in template space, of the atlas's likeliest regions, its left lateral ventricle grown by 4 mm."""
+    folder = tmp_path_factory.mktemp("lopsided")
+    likely = np.where(atlas.rows >= 0, atlas.labels[atlas.rows, 0], 146)
+    ventricle = likely == muse.columns(np.array([LEFT_VENTRICLE]))[0]
+    classes = muse.classes()[likely].astype(int)
+    classes[ndimage.binary_dilation(ventricle, iterations=2) & (likely != 146)] = CLASSES.index("lateral_ventricle")
+    bright = np.array([0, 2, 7, 10, 2, 2, 2, 8, 7.5, 8, 9, 7, 7, 7.5, 9, 9.5, 7, 10]) * 100
+    affine = atlas.grid.affine
+    t1w = save(folder / "t1w.nii.gz", bright[classes].astype(np.float32), affine)
+    icv = save(folder / "icv.nii.gz", classes > 0, affine)
+    posteriors = save_probability(folder / "p.nii.gz", np.eye(18, dtype=np.float32)[classes], affine)
+    still = ants.create_ants_transform("AffineTransform", dimension=3, matrix=np.eye(3), translation=[0, 0, 0])
+    ants.write_transform(still, str(folder / "xfm.mat"))
+    return t1w, icv, posteriors, folder / "xfm.mat", ventricle
+
+
+def test_a_ventricle_grown_on_the_left_is_larger_on_the_left(lopsided, bundle, tmp_path):
+    *head, ventricle = lopsided
+    made = volumes(*head, atlas=bundle, out=tmp_path)
+    with made.muse_volumes.open(encoding="utf-8") as stream:
+        rows = {int(row["index"]): float(row["volume_mm3"]) for row in csv.DictReader(stream, delimiter="\t")}
+    assert rows[LEFT_VENTRICLE] > 1.3 * rows[RIGHT_VENTRICLE]
+    assert rows[48] == pytest.approx(rows[47], rel=0.1)
+    assert rows[muse.ICV] > rows[muse.TOTAL_BRAIN] > rows[601] > rows[604] * 0.5
+    labels = read(made.muse_dseg, np.uint8)
+    where = np.argwhere(labels.data == LEFT_VENTRICLE) @ labels.affine[:3, :3].T + labels.affine[:3, 3]
+    assert (where[:, 0] < 2).mean() > 0.98
+    assert (labels.data[ventricle] == LEFT_VENTRICLE).mean() > 0.9
+
+
+def test_a_bundle_of_another_kind_is_refused(bundle):
+    with pytest.raises(BundleError, match="is no MUSE atlas"):
+        read_atlas(bundle.parent / "roi")
