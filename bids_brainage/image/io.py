@@ -176,14 +176,20 @@ def axis_weights(size: int, new: int, step: float, start: float, *, antialias: b
     """Interpolation weights along one axis, shape ``(new, size)``: new voxel ``j`` lies at ``start + step * j``.
 
     A triangle of half-width 1 old voxel (linear interpolation), or of the new spacing where that is larger and
-    ``antialias`` is set. Rows sum to 1 inside the field of view (to half a voxel beyond the outer centres), 0 outside.
+    ``antialias`` is set; where it lies inside, its centre of mass is put exactly on the new voxel. Rows sum to 1 inside
+    the field of view (to half a voxel beyond the outer centres), to 0 outside.
     """
     centre = start + step * np.arange(new)
     width = max(1.0, abs(step)) if antialias else 1.0
-    weights = np.clip(1 - np.abs(centre[:, None] - np.arange(size)) / width, 0, None)
-    total = weights.sum(axis=1, keepdims=True)
+    away = np.arange(size) - centre[:, None]
+    weights = np.clip(1 - np.abs(away) / width, 0, None)
     inside = (centre > -0.5 - 1e-6) & (centre < size - 0.5 + 1e-6)
-    return np.where(inside[:, None], weights / np.maximum(total, 1e-12), 0).astype(np.float32)
+    weights = np.where(inside[:, None], weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12), 0)
+    mean = (weights * away).sum(axis=1)
+    spread = (weights * away**2).sum(axis=1) - mean**2
+    whole = (centre >= width) & (centre <= size - 1 - width) & (spread > 1e-9)
+    pull = np.where(whole, mean / np.where(whole, spread, 1), 0)
+    return (weights * (1 - pull[:, None] * (away - mean[:, None]))).astype(np.float32)
 
 
 def separable(data: NDArray, weights: list[NDArray[np.float32]]) -> NDArray[np.float32]:

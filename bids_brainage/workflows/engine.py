@@ -12,7 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
-from bids_brainage.core.files import atomic, read_json
+from bids_brainage.core.files import read_json, write_text
 from bids_brainage.options import Options
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools, settings_of
 from bids_brainage.workflows.node import REASON
@@ -62,10 +62,14 @@ def boilerplate(workflow: Workflow) -> str:
 
 
 def draw(workflow: Workflow, logs: Path) -> None:
-    """Write the graph as a DOT file."""
-    logs.mkdir(parents=True, exist_ok=True)
-    with atomic(logs / "workflow.dot") as temporary:
-        workflow.write_graph(dotfilename=str(temporary), graph2use="orig", format="dot", simple_form=True)
+    """Write the stages of the first scan and what flows between them as a DOT file."""
+    graph = next(iter(workflow._graph.nodes))._graph
+    flows = (
+        f'  {source.name} -> {target.name} [label="{", ".join(field for field, _ in content["connect"])}"];'
+        for source, target, content in graph.edges(data=True)
+    )
+    nodes = (f"  {node.name};" for node in graph.nodes)
+    write_text(logs / "workflow.dot", "\n".join(["digraph scan {", *nodes, *flows, "}"]) + "\n")
 
 
 def plugin_of(options: Options, nodes: int) -> tuple[Any, dict[str, Any]]:

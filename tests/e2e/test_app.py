@@ -136,7 +136,7 @@ def one(simulated, tmp_path_factory):
 
 
 def test_the_graph_and_the_methods_are_in_the_logs(one):
-    assert "register" in (one.out / "logs" / "workflow.dot").read_text()
+    assert "n4 -> register" in (one.out / "logs" / "workflow.dot").read_text()
     assert "N4" in (one.out / "logs" / "CITATION.md").read_text()
 
 

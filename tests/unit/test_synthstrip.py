@@ -103,6 +103,7 @@ def test_the_input_is_1_mm_lia_and_a_multiple_of_64():
     assert np.allclose((seen.affine @ [*there, 1])[:3], (scan.affine @ [*here, 1])[:3], atol=1)
 
 
+@pytest.mark.slow
 def test_the_mask_lies_where_the_distance_is_small(thresholding):
     """Largest component, holes filled, back on the scan's own oblique grid."""
     scan, expected = blobs()
@@ -113,6 +114,7 @@ def test_the_mask_lies_where_the_distance_is_small(thresholding):
     assert not mask[75:80, 5:10, 5:10].any()
 
 
+@pytest.mark.slow
 def test_a_scan_in_which_it_finds_nothing_is_refused(tmp_path):
     state = threshold_weights()
     state["remaining.2.conv.bias"][0] = 50
