@@ -44,6 +44,31 @@ def run_roi(args: argparse.Namespace) -> int:
     return _report(fit(args.table, same_heads=args.same_heads, out=args.out, seed=args.seed))
 
 
+def _atlas(recipes: Any) -> None:
+    """Regions of the brain in template space, from heads with a DLMUSE segmentation."""
+    recipe = recipes.add_parser(
+        "atlas", help="the MUSE atlas, from heads segmented by DLMUSE", description=_atlas.__doc__
+    )
+    recipe.add_argument(
+        "--data", type=Path, required=True, metavar="DATASET", help="BIDS dataset with derivatives/dlmuse"
+    )
+    recipe.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
+    recipe.add_argument("--work", type=Path, metavar="DIR", help="keeps the stages' files (default: beside the bundle)")
+    recipe.add_argument("--threads", type=int, default=1, metavar="N", help="of each stage; one gives the same bytes")
+    recipe.set_defaults(run=run_atlas)
+
+
+def run_atlas(args: argparse.Namespace) -> int:
+    """Build the atlas and print how well it does on heads that were left out."""
+    from bids_brainage.models.registry import PACKAGED, find
+    from bids_brainage.training import atlas
+
+    work = args.work or args.out.with_name(f"{args.out.name}-work")
+    segment = find("segment", [PACKAGED]).folder
+    heads = atlas.find_heads(args.data)
+    return _report(atlas.build(heads, args.out, work=work, segment_bundle=segment, threads=args.threads))
+
+
 def _report(bundle: Bundle) -> int:
     from bids_brainage.toolbox.models import summary
 
@@ -51,4 +76,4 @@ def _report(bundle: Bundle) -> int:
     return 0
 
 
-RECIPES = (_roi,)
+RECIPES = (_roi, _atlas)

@@ -284,8 +284,28 @@ def summary(judged: Judged) -> dict[str, dict[str, float]]:
     return found
 
 
+SHIPPED_HEADS = {
+    "sub-IXI012",
+    *(f"sub-nichart{n}" for n in ("04", "06", "07", "14", "15", "16", "17", "19", "21", "22")),
+}
+SHIPPED_LICENCE = "CC BY-SA 3.0; the terms of SBIA Agreement 1.1, Part B, go with it"
+SHIPPED_DATA = [
+    {
+        "title": "NiChart_Project sample data: T1w scans and DLMUSE segmentations",
+        "source": "https://github.com/CBICA/NiChart_Project",
+        "licence": "SBIA Agreement 1.1, Part B",
+    },
+    {
+        "title": "IXI012 of the IXI dataset",
+        "source": "https://brain-development.org/ixi-dataset/",
+        "licence": "CC BY-SA 3.0",
+    },
+]
+
+
 def describe(names: Sequence[str], judged: Judged) -> dict[str, Any]:
-    """The card, without its files."""
+    """The card, without its files; heads that are not those of the shipped atlas are given no licence of theirs."""
+    shipped = set(names) == SHIPPED_HEADS
     metrics = {
         "how": "each head left out of the atlas and of the calibration that judge it; reference DLMUSE",
         "heads": len(names),
@@ -298,14 +318,9 @@ def describe(names: Sequence[str], judged: Judged) -> dict[str, Any]:
         "ratios that bring volumes measured with it to DLMUSE's scale on 2 mm scans",
         "template": DEFAULT, "resolution_mm": RESOLUTION, "training": {
             "kind": "real", "heads": list(names), "seed": 0, "command": "brainage train atlas",
-            "data": [
-                {"title": "NiChart_Project sample data: T1w scans and DLMUSE segmentations",
-                 "source": "https://github.com/CBICA/NiChart_Project", "licence": "SBIA Agreement 1.1, Part B"},
-                {"title": "IXI012 of the IXI dataset", "source": "https://brain-development.org/ixi-dataset/",
-                 "licence": "CC BY-SA 3.0"},
-            ],
+            "data": SHIPPED_DATA if shipped else [{"title": "heads of the user", "licence": "not stated"}],
         },
-        "licence": "CC BY-SA 3.0; the terms of SBIA Agreement 1.1, Part B, go with it", "metrics": metrics,
+        "licence": SHIPPED_LICENCE if shipped else "not stated", "metrics": metrics,
         "not_meant_for": [
             "children: nearly all heads are elderly", "clinical decisions about a person",
             "volumes beside those of other segmentations as if they were alike",
