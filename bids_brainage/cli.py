@@ -92,8 +92,8 @@ def _check(options: Options) -> None:
 def prepare_environment(options: Options) -> None:
     """Fix the threads of the numerical libraries and keep them from calling home, before they are imported."""
     threads = str(options.omp_nthreads or 1)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        os.environ[name] = threads
+    os.environ["OMP_NUM_THREADS"] = os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = threads
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # small products only: more threads cost
     os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
     os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
     os.environ.setdefault("MPLBACKEND", "agg")

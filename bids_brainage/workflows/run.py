@@ -156,7 +156,7 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
     """Run the workflow of all scans that are to do; returns by scan stem why it failed if it did."""
     nprocs = options.nprocs or 1
     threads = options.omp_nthreads or max(1, nprocs // len(todo))
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ[name] = str(threads)
     from bids_brainage.workflows import engine
 
