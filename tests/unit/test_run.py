@@ -74,7 +74,7 @@ def test_a_failure_names_the_file_of_the_user():
     scan = Scan(Path("/data/sub-01_T1w.nii.gz"), {"sub": "01"}, Age())
     job = Job(scan, {}, "")
     assert failure(job, "/data/sub-01_T1w.nii.gz: is empty") == "/data/sub-01_T1w.nii.gz: is empty"
-    working = "/work/bids_brainage_wf/sub_01/t1w_native.nii.gz"
+    working = "/scratch/bids_brainage_wf/sub_01/t1w_native.nii.gz"
     assert failure(job, f"{working}: no brain; x") == "/data/sub-01_T1w.nii.gz: no brain; x"
     masked = Job(replace(scan, mask=Path("/masks/m.nii.gz")), {}, "")
     assert failure(masked, "/masks/m.nii.gz: is empty") == "/masks/m.nii.gz: is empty"
