@@ -67,8 +67,10 @@ def _has_sidecar(artefact: str) -> bool:
 
 
 def _written(artefacts: Iterable[str]) -> list[str]:
-    """Those artefacts that have a place in the derivatives; the others are working files."""
-    return [name for name in _table()["artefacts"] if name in set(artefacts) and name != MARK]
+    """Those artefacts that have a place in the derivatives; the others are working files, or a better one is there."""
+    table, there = _table()["artefacts"], set(artefacts)
+    replaced = {table[name].get("instead_of") for name in there & set(table)}
+    return [name for name in table if name in there and name != MARK and name not in replaced]
 
 
 def expected(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str) -> list[Path]:
@@ -182,6 +184,7 @@ def _sidecar(scan: Scan, artefact: str, names: Iterable[str], template: str, mor
     entry = _table()["artefacts"][artefact]
     raw = raw_uri(scan)
     own = {name: f"bids::{path_for(scan, name, Path(), template).as_posix()}" for name in names}
+    own |= {_table()["artefacts"][name].get("instead_of", name): uri for name, uri in own.items()}
     sources = dict.fromkeys(own.get(name, raw) for name in entry["sources"])
     values = {"raw": raw, "template": template, "reference": _reference(template)}
     content = {k: v.format_map(values) if isinstance(v, str) else v for k, v in entry["metadata"].items()}

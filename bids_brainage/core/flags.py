@@ -11,6 +11,7 @@ FLAGS = {
     "brain_volume_unusual": "The brain mask holds less than 700 or more than 2000 mL",
     "brain_cut": "The brain comes close to the edge of the field of view: part of it may be missing",
     "mask_disagrees": "The mask that was given (or SynthStrip's) overlaps the network's with a Dice under 0.8",
+    "segmentation_uncertain": "What was found as brain explains under a quarter of the variance of the intensities",
     "sex_missing": "The sex is unknown: the brain age is the mean of those for a woman and a man",
     "volumes_out_of_distribution": "A region or the ICV lies further out than in 99 % of healthy people",
     "brain_age_outside_training_range": "The brain age lies outside the ages that the model was trained on",

@@ -16,8 +16,8 @@ from scipy import ndimage
 from torch import nn
 
 from bids_brainage.core.errors import BundleError, ScanError
-from bids_brainage.image import io, masks
-from bids_brainage.image.classes import CLASSES
+from bids_brainage.image import contrast, io, masks
+from bids_brainage.image.classes import CLASSES, FREESURFER
 from bids_brainage.image.io import Grid, Volume
 from bids_brainage.image.network import has_bfloat16, load_network, posterior
 from bids_brainage.image.synthstrip import brain_mask as synthstrip_mask
@@ -33,6 +33,8 @@ ALL_BRAIN = 0.94
 CUT_AREA = 1000.0
 EDGE = 8.0
 AGREEMENT = 0.8
+NO_SUPPORT = 0.1
+WEAK_SUPPORT = 0.25
 
 
 class Segmented(NamedTuple):
@@ -42,17 +44,21 @@ class Segmented(NamedTuple):
     ----------
     brain_mask, icv_mask : Path
         Native grid, uint8: the brain without outer CSF, ventricles inside; and all within the skull.
+    aseg_dseg : Path
+        Native grid, uint8: the structures by hemisphere, with FreeSurfer's numbers.
     posteriors : Path
         Probabilities of :data:`CLASSES`, 4D (classes last), uint8 x 1/255, on a 2 mm grid of 96 x 112 x 96
         voxels along the scan's own axes in its world space, around the brain.
     flags : tuple of str
         ``already_stripped``, ``brain_volume_unusual`` (outside 700-2000 mL), ``brain_cut`` (over 10 cm^2 of the
         intracranial mask within 8 mm of a face of the field of view), ``mask_disagrees`` (Dice under
-        0.8 between a given or SynthStrip's mask and the network's).
+        0.8 between a given or SynthStrip's mask and the network's), ``segmentation_uncertain`` (the structures explain
+        under a quarter of the variance of the intensities within the skull).
     """
 
     brain_mask: Path
     icv_mask: Path
+    aseg_dseg: Path
     posteriors: Path
     flags: tuple[str, ...]
 
@@ -86,7 +92,8 @@ def segment(
     Raises
     ------
     ScanError
-        No plausible brain (300-2500 mL) in the scan, or a given mask that is empty or misses the head.
+        No plausible brain (300-2500 mL, tissues that differ in intensity) in the scan, or a given mask that is empty
+        or misses the head.
     BundleError
         A damaged bundle, or one of another kind.
     """
@@ -98,17 +105,18 @@ def segment(
         mask = place_mask(given_mask, scan.grid, head, t1w_native)
     elif synthstrip is not None:
         mask = synthstrip_mask(scan, bundle=synthstrip, device=device)
-    probabilities = locate_and_segment(network, head, half=has_bfloat16(device), near=mask_centre(mask, scan.affine))
-    own, icv, stripped = native_masks(probabilities, scan, head)
+    found, support = in_any_contrast(network, head, half=has_bfloat16(device), near=mask_centre(mask, scan.affine))
+    own, icv, stripped = native_masks(found.classes, scan, head)
     brain = own if mask is None else mask
     icv |= brain
-    flags = _judge(brain, icv, scan.grid, t1w_native, stripped=stripped)
+    flags = _judge(brain, icv, scan.grid, t1w_native, stripped=stripped, support=support)
     if masks.dice(brain, own) < AGREEMENT:
         flags += ("mask_disagrees",)
     return Segmented(
         io.save(out / "brain_mask.nii.gz", brain, scan.affine, np.uint8),
         io.save(out / "icv_mask.nii.gz", icv, scan.affine, np.uint8),
-        io.save_probability(out / "posteriors.nii.gz", probabilities.data, probabilities.affine),
+        io.save(out / "aseg_dseg.nii.gz", structures(found, scan.grid, icv), scan.affine),
+        io.save_probability(out / "posteriors.nii.gz", found.classes.data, found.classes.affine),
         flags,
     )
 
@@ -129,8 +137,15 @@ def coarse(scan: Volume) -> Volume:
     return Volume(np.clip(data / scale, 0, 1.5).astype(np.float32), grid.affine)
 
 
-def locate_and_segment(network: nn.Module, head: Volume, *, half: bool, near: NDArray | None = None) -> Volume:
-    """Class probabilities (classes last) on the 2 mm grid of fixed size around the brain.
+class Found(NamedTuple):
+    """Probabilities on a 2 mm grid: of the classes ``(x, y, z, 18)``, and of the right hemisphere ``(x, y, z)``."""
+
+    classes: Volume
+    right: Volume
+
+
+def locate_and_segment(network: nn.Module, head: Volume, *, half: bool, near: NDArray | None = None) -> Found:
+    """Probabilities on the 2 mm grid of fixed size around the brain.
 
     A first window hangs from the top of the head, or lies around ``near`` (mm). Where the brain that it shows is
     more than 12 mm off its middle, a second one is laid around that brain; where it shows none, the whole field
@@ -139,17 +154,34 @@ def locate_and_segment(network: nn.Module, head: Volume, *, half: bool, near: ND
     to_voxels = np.linalg.inv(head.affine)
     middle = top_of_head(head) if near is None else (to_voxels @ np.append(near, 1))[:3]
     found = _window(network, head, middle, SHAPE, half=half)
-    brain = _brain(found)
+    brain = _brain(found.classes)
     searched = _millilitres(brain, SPACING**3) < REFUSED_ML[0]
     if searched:
         middle = (np.asarray(head.data.shape) - 1) / 2
         whole = tuple(-(-size // 16) * 16 for size in head.data.shape)
         found = _window(network, head, middle, whole, half=half)
-        brain = _brain(found)
-    target = (to_voxels @ found.affine @ np.append(_box_middle(brain), 1))[:3] if brain.any() else middle
+        brain = _brain(found.classes)
+    target = (to_voxels @ found.classes.affine @ np.append(_box_middle(brain), 1))[:3] if brain.any() else middle
     if searched or np.abs(target - middle).max() * SPACING > OFF_CENTRE:
         found = _window(network, head, target, SHAPE, half=half)
-    return _clean(found)
+    return Found(_clean(found.classes), found.right)
+
+
+def in_any_contrast(
+    network: nn.Module, head: Volume, *, half: bool, near: NDArray | None = None
+) -> tuple[Found, float]:
+    """The segmentation, and how far the intensities bear it out (:func:`contrast.explained`).
+
+    Where they hardly do, the scan is tried with dark and bright exchanged, and the better of both is kept.
+    """
+    found = locate_and_segment(network, head, half=half, near=near)
+    support = contrast.explained(found.classes, head)
+    if support >= WEAK_SUPPORT:
+        return found, support
+    other = contrast.inverted(head)
+    again = locate_and_segment(network, other, half=half, near=near)
+    better = contrast.explained(again.classes, other)
+    return (again, better) if better > support else (found, support)
 
 
 def top_of_head(head: Volume) -> NDArray[np.float64]:
@@ -165,11 +197,12 @@ def top_of_head(head: Volume) -> NDArray[np.float64]:
     return np.array([x, y, top - TOP_TO_CENTRE / SPACING])
 
 
-def _window(network: nn.Module, head: Volume, middle: NDArray, shape: tuple[int, ...], *, half: bool) -> Volume:
+def _window(network: nn.Module, head: Volume, middle: NDArray, shape: tuple[int, ...], *, half: bool) -> Found:
     """Probabilities in a window of ``shape`` around voxel ``middle``; beyond the field of view the scan is 0."""
     start = np.rint(np.asarray(middle) - (np.asarray(shape) - 1) / 2)
     seen = io.window(head, start, shape)
-    return Volume(posterior(network, torch.from_numpy(seen.data), half=half).numpy(), seen.affine)
+    classes, right = posterior(network, torch.from_numpy(seen.data), half=half)
+    return Found(Volume(classes.numpy(), seen.affine), Volume(right.numpy(), seen.affine))
 
 
 def _brain(found: Volume) -> masks.Mask:
@@ -214,6 +247,34 @@ def native_masks(probabilities: Volume, scan: Volume, head: Volume) -> tuple[mas
     return brain, icv | brain, stripped
 
 
+def structures(found: Found, grid: Grid, icv: masks.Mask) -> NDArray[np.uint8]:
+    """The likeliest structure at each voxel within the skull, by hemisphere: FreeSurfer's numbers (uint8)."""
+    box = masks.bounding_box(icv)
+    part = Grid(icv[box].shape, io.shifted(grid.affine, [side.start for side in box]))
+    best, label = np.zeros(part.shape, np.float32), np.zeros(part.shape, np.uint8)
+    for number in range(1, len(CLASSES)):
+        own = io.resample(Volume(found.classes.data[..., number], found.classes.affine), part)
+        ahead = own > best
+        label[ahead], best[ahead] = number, own[ahead]
+    x, y, z = np.ogrid[tuple(slice(size) for size in part.shape)]
+    a, b, c, d = midplane(found) @ part.affine
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[box] = np.array(FREESURFER, np.uint8)[label, (a * x + b * y + c * z + d > 0).astype(np.uint8)] * icv[box]
+    return labels
+
+
+def midplane(found: Found) -> NDArray[np.float64]:
+    """The plane that best parts the hemispheres that the network sees, ``(a, b, c, d)``; mm, positive on the right.
+
+    Fisher's linear discriminant by least squares over the brain: single voxels that the network puts on the wrong side
+    do not count.
+    """
+    brain = found.classes.data[..., :2].sum(axis=-1) < 0.5
+    where = np.argwhere(brain) @ found.classes.affine[:3, :3].T + found.classes.affine[:3, 3]
+    design = np.c_[where, np.ones(len(where))]
+    return np.asarray(np.linalg.lstsq(design, 2 * found.right.data[brain].astype(np.float64) - 1, rcond=None)[0])
+
+
 def is_stripped(head: Volume, icv: Volume) -> bool:
     """Whether nearly all foreground lies within 6 mm of the intracranial mask."""
     foreground = head.data > 0.02
@@ -248,8 +309,15 @@ def _millilitres(mask: masks.Mask, voxel: float) -> float:
     return float(mask.sum()) * voxel / 1000
 
 
-def _judge(brain: masks.Mask, icv: masks.Mask, grid: Grid, scan: Path, *, stripped: bool) -> tuple[str, ...]:
+def _judge(
+    brain: masks.Mask, icv: masks.Mask, grid: Grid, scan: Path, *, stripped: bool, support: float
+) -> tuple[str, ...]:
     """Flags of the masks; an implausible brain is refused."""
+    if support < NO_SUPPORT:
+        raise ScanError(
+            f"{scan}: no brain was found: what looks like its tissues explains {support:.0%} of the intensities; "
+            "check that this is a whole head in T1w"
+        )
     volume = _millilitres(brain, grid.voxel_volume)
     if not REFUSED_ML[0] <= volume <= REFUSED_ML[1]:
         raise ScanError(
@@ -259,6 +327,7 @@ def _judge(brain: masks.Mask, icv: masks.Mask, grid: Grid, scan: Path, *, stripp
     flags = {
         "already_stripped": stripped,
         "brain_volume_unusual": not UNUSUAL_ML[0] <= volume <= UNUSUAL_ML[1],
+        "segmentation_uncertain": support < WEAK_SUPPORT,
         "brain_cut": cut_area(icv, grid, 0.0 if stripped else EDGE) > CUT_AREA,
     }
     return tuple(name for name, raised in flags.items() if raised)

@@ -6,6 +6,11 @@ CLASSES = (
     "ventral_dc", "brainstem", "cerebellar_cortex", "cerebellar_white_matter",
 )  # fmt: skip
 NUMBER = {name: position for position, name in enumerate(CLASSES)}
+FREESURFER = (
+    (0, 0), (24, 24), (3, 42), (2, 41), (4, 43), (14, 14), (15, 15), (10, 49), (11, 50), (12, 51), (13, 52), (17, 53),
+    (18, 54), (26, 58), (28, 60), (16, 16), (8, 47), (7, 46),
+)  # fmt: skip
+"""FreeSurfer's number of each class on the left and on the right."""
 GREY = tuple(
     NUMBER[name]
     for name in (

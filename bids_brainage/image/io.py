@@ -230,9 +230,14 @@ def window(source: Volume, start: ArrayLike, shape: tuple[int, ...]) -> Volume:
     if (high > low).all():
         target = tuple(slice(a, b) for a, b in zip(low - begin, high - begin, strict=True))
         data[target] = source.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    affine = source.affine.copy()
-    affine[:3, 3] = (source.affine @ np.append(begin, 1))[:3]
-    return Volume(data, affine)
+    return Volume(data, shifted(source.affine, begin))
+
+
+def shifted(affine: NDArray, start: ArrayLike) -> NDArray[np.float64]:
+    """The affine of an array that begins at voxel ``start`` of another."""
+    moved = np.array(affine, dtype=np.float64)
+    moved[:3, 3] = (affine @ np.append(np.asarray(start), 1))[:3]
+    return moved
 
 
 def background(data: NDArray) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -17,11 +17,23 @@ from bids_brainage.core.errors import BundleError
 WEIGHTS = "model.safetensors"
 
 
+class _InstanceNorm(nn.InstanceNorm3d):
+    """Instance normalisation that keeps the channels-last layout of a single scan: twice as fast a training step.
+
+    For one scan it is batch normalisation without running statistics.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if len(features) > 1:
+            return super().forward(features)
+        return functional.batch_norm(features, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3 x 3 x 3 convolution, instance normalisation, leaky ReLU."""
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False),
-        nn.InstanceNorm3d(outputs, affine=True),
+        _InstanceNorm(outputs, affine=True),
         nn.LeakyReLU(0.01, inplace=True),
     )
 
@@ -43,6 +55,10 @@ class SegmentationNet(nn.Module):
         Channels at full, 1/2, 1/4, 1/8 and 1/16 resolution.
     head : int
         Channels of the last full-resolution block.
+
+    Notes
+    -----
+    The last output is the logit of the right hemisphere.
     """
 
     def __init__(self, classes: int, channels: tuple[int, int, int, int, int], head: int = 16) -> None:
@@ -53,18 +69,24 @@ class SegmentationNet(nn.Module):
         self.up = nn.ModuleList([_pair(c4 + c3, c3), _pair(c3 + c2, c2), _pair(c2 + c1, c1)])
         self.reduce = nn.Conv3d(c1, head, 1)
         self.merge = _block(head + c0, head)
-        self.output = nn.Conv3d(head, classes, 1)
+        self.output = nn.Conv3d(head, classes + 1, 1)
 
     def forward(self, scan: Tensor) -> Tensor:
-        """Logits ``(n, classes, x, y, z)`` of scans ``(n, 1, x, y, z)``; x, y, z are multiples of 16."""
-        features = [_exact(self.stem, scan)]
+        """Logits ``(n, classes + 1, x, y, z)`` of scans ``(n, 1, x, y, z)``; x, y, z are multiples of 16."""
+        full = _as_it_is if self.training else _exact
+        features = [full(self.stem, scan)]
         for level in self.down:
             features.append(level(features[-1]))
         current = features.pop()
         for level in self.up:
             current = level(torch.cat([_double(current), features.pop()], 1))
-        current = torch.cat([_double(_exact(self.reduce, current)), features.pop()], 1)
-        return _exact(self.output, _exact(self.merge, current))
+        current = torch.cat([_double(full(self.reduce, current)), features.pop()], 1)
+        return full(self.output, full(self.merge, current))
+
+
+def _as_it_is(layer: nn.Module, features: Tensor) -> Tensor:
+    result: Tensor = layer(features)
+    return result
 
 
 def _exact(layer: nn.Module, features: Tensor) -> Tensor:
@@ -115,8 +137,23 @@ def has_bfloat16(device: str) -> bool:
     return any(bool(probe()) for probe in probes if probe is not None)
 
 
-def posterior(network: nn.Module, scan: Tensor, *, half: bool) -> Tensor:
-    """Class probabilities ``(x, y, z, classes)``, float32 on the CPU, of one normalised scan ``(x, y, z)``.
+class Posterior(NamedTuple):
+    """What the network says of a scan ``(x, y, z)``; float32 on the CPU.
+
+    Attributes
+    ----------
+    classes : tensor, (x, y, z, classes)
+        Probabilities.
+    right : tensor, (x, y, z)
+        Probability of the right hemisphere; means something inside the brain alone.
+    """
+
+    classes: Tensor
+    right: Tensor
+
+
+def posterior(network: nn.Module, scan: Tensor, *, half: bool) -> Posterior:
+    """Probabilities of the classes and of the right hemisphere in one normalised scan ``(x, y, z)``.
 
     With ``half`` the convolutions below full resolution run in bfloat16; the volume of a class changes
     by 0.2 % at most.
@@ -125,4 +162,5 @@ def posterior(network: nn.Module, scan: Tensor, *, half: bool) -> Tensor:
     batch = scan[None, None].to(where).contiguous(memory_format=torch.channels_last_3d)
     with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=half):
         logits = network(batch)[0]
-    return logits.permute(1, 2, 3, 0).float().softmax(-1).cpu()
+    values = logits.permute(1, 2, 3, 0).float()
+    return Posterior(values[..., :-1].softmax(-1).cpu(), values[..., -1].sigmoid().cpu())

@@ -1,4 +1,4 @@
-"""Grey matter, white matter and CSF at the scan's own resolution: the network's posteriors sharpened by intensity."""
+"""Grey matter, white matter and CSF at the scan's own resolution: network and atlas sharpened by intensity."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bids_brainage.core.errors import ScanError
 from bids_brainage.image.classes import FLUID, GREY, WHITE
 from bids_brainage.image.io import Volume, read, resample, save, save_probability
 
-TRUST = 3.0
 ROUNDS = 8
 FLOOR = 1e-3
+TISSUES = (GREY, WHITE, FLUID)
 
 
 class Tissues(NamedTuple):
@@ -29,11 +29,11 @@ class Tissues(NamedTuple):
     dseg: Path
 
 
-def tissues(t1w_preproc: Path, icv_mask: Path, posteriors: Path, *, out: Path) -> Tissues:
+def tissues(t1w_preproc: Path, icv_mask: Path, structure_prior: Path, *, out: Path) -> Tissues:
     """Three tissues within the skull, native grid.
 
     Grey matter is cortex, deep grey and cerebellar cortex; white matter counts brainstem and ventral
-    diencephalon; CSF counts the ventricles.
+    diencephalon; CSF counts the ventricles. ``structure_prior`` holds the classes by network and atlas.
 
     Raises
     ------
@@ -43,10 +43,10 @@ def tissues(t1w_preproc: Path, icv_mask: Path, posteriors: Path, *, out: Path) -
     scan, inside = read(t1w_preproc), read(icv_mask, np.uint8).data > 0
     if not inside.any():
         raise ScanError(f"{icv_mask}: the intracranial mask is empty; check the scan")
-    classes = read(posteriors)
-    groups = (Volume(classes.data[..., list(numbers)].sum(axis=-1), classes.affine) for numbers in (GREY, WHITE, FLUID))
+    classes = read(structure_prior)
+    groups = (Volume(classes.data[..., list(numbers)].sum(axis=-1), classes.affine) for numbers in TISSUES)
     prior = np.stack([np.clip(resample(group, scan.grid)[inside], 0, 1) for group in groups])
-    share = classify(scan.data[inside], (prior + FLOOR) ** TRUST)
+    share = classify(scan.data[inside], prior + FLOOR)
     paths = []
     for name, values in zip(("gm", "wm", "csf"), share, strict=True):
         image = np.zeros(inside.shape, dtype=np.float32)

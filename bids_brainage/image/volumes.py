@@ -8,19 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from bids_brainage.core.files import atomic, write_json
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up, read_atlas, template_points
-from bids_brainage.image.io import Volume, read, resample, save
-from bids_brainage.image.masks import bounding_box
-from bids_brainage.image.register import cropped
+from bids_brainage.image.fusion import fuse, fused_mask, gather, spread, structure_prior
+from bids_brainage.image.io import Volume, read, resample, save, save_probability
 from bids_brainage.image.template import DEFAULT
-from bids_brainage.image.tissue import classify
-
-FLOOR = 1e-2
-NETWORK_POWER = 0.75
 
 
 class Volumes(NamedTuple):
@@ -28,10 +22,13 @@ class Volumes(NamedTuple):
 
     muse_volumes: Path
     muse_dseg: Path
+    brain_mask_fused: Path
+    structure_prior: Path
 
 
 def volumes(
     t1w_preproc: Path,
+    brain_mask: Path,
     icv_mask: Path,
     posteriors: Path,
     xfm_inverse: Path,
@@ -39,6 +36,8 @@ def volumes(
     atlas: Path,
     out: Path,
     template: str = DEFAULT,
+    given_mask: Path | None = None,
+    synthstrip: Path | None = None,
 ) -> Volumes:
     """Measure the 145 MUSE regions and their composites, on the scale of DLMUSE on 2 mm scans.
 
@@ -46,8 +45,8 @@ def volumes(
     ----------
     t1w_preproc : Path
         Bias-corrected scan, native grid.
-    icv_mask : Path
-        Intracranial mask, native grid.
+    brain_mask, icv_mask : Path
+        Brain and intracranial mask, native grid.
     posteriors : Path
         18 classes, 2 mm.
     xfm_inverse : Path
@@ -56,12 +55,16 @@ def volumes(
         Bundle of the atlas.
     template : str
         Space of the transform; where it is not the atlas's own, the two templates are registered.
+    given_mask, synthstrip : Path, optional
+        Where either is there, ``brain_mask`` came from it and stays as it is.
 
     Returns
     -------
     Volumes
         ``muse_volumes``: TSV with ``index``, ``name``, ``volume_mm3`` and a JSON dictionary beside it;
-        ``muse_dseg``: MUSE numbers on the native grid (uint8).
+        ``muse_dseg``: MUSE numbers on the native grid (uint8); ``brain_mask_fused``: the brain by network and atlas
+        together, native grid; ``structure_prior``: classes by network and atlas without intensity, on the grid of the
+        posteriors.
 
     Raises
     ------
@@ -69,9 +72,12 @@ def volumes(
         Where the bundle is damaged or no atlas.
     """
     chart = read_atlas(atlas)
-    head = gather(read(t1w_preproc), read(icv_mask, np.uint8), read(posteriors))
+    icv = read(icv_mask, np.uint8)
+    head = gather(read(t1w_preproc), icv, read(posteriors))
     points = template_points(xfm_inverse, head.mask, template)
-    found = fuse(look_up(chart, points), head.posterior, head.intensity, points).argmax(axis=1)
+    prior = look_up(chart, points)
+    likely = fuse(prior, head.posterior, head.intensity, points)
+    found = likely.argmax(axis=1)
     grid = head.mask.grid
     measured = np.bincount(found, minlength=147)[: len(muse.regions())] * grid.voxel_volume
     values = calibrate(np.array([*measured, head.skull]), chart)
@@ -79,90 +85,16 @@ def volumes(
     labels[head.mask.data] = np.array([*(region.number for region in muse.regions()), 0, 0], dtype=np.uint8)[found]
     native = resample(Volume(labels, grid.affine), head.native.grid, nearest=True)
     dseg = save(out / "muse_dseg.nii.gz", native, head.native.affine)
-    return Volumes(write_table(out / "muse_volumes.tsv", values), dseg)
-
-
-class Head(NamedTuple):
-    """What the measurement sees of a scan: the intracranial voxels of the posteriors' grid.
-
-    Attributes
-    ----------
-    mask : Volume
-        bool, 2 mm.
-    posterior : array of float32, (n, 18)
-    intensity : array of float32, (n,)
-    skull : float
-        Volume of the intracranial mask, mm^3.
-    native : Volume
-        The scan.
-    """
-
-    mask: Volume
-    posterior: NDArray[np.float32]
-    intensity: NDArray[np.float32]
-    skull: float
-    native: Volume
-
-
-def gather(scan: Volume, icv: Volume, posteriors: Volume) -> Head:
-    """Bring scan and mask to the grid of the posteriors and keep what is within the skull."""
-    mask = icv.data > 0
-    box = bounding_box(mask, margin=4)
-    inside = resample(cropped(Volume(mask.astype(np.float32), icv.affine), box), posteriors.grid) > 0.5
-    skull = float(mask.sum() * icv.grid.voxel_volume)
-    intensity = resample(cropped(scan, box), posteriors.grid)[inside]
-    return Head(Volume(inside, posteriors.affine), posteriors.data[inside], intensity, skull, scan)
-
-
-def fuse(
-    prior: NDArray[np.float32],
-    posterior: NDArray[np.float32],
-    intensity: NDArray[np.float32],
-    points: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    r"""Region probabilities from the atlas, the network's classes and the scan's intensity.
-
-    .. math:: p(r|v) = p_c(v)\, \frac{A_r(v)}{S_c(v)}, \qquad
-        p_c(v) \propto S_c(v)\, q_c(v)^{3/4}\, \mathcal N(I(v); \mu_c, \sigma), \qquad S_c = \sum_{r \in c} A_r
-
-    with the atlas :math:`A`, the network's posteriors :math:`q`, and :math:`c` the class of region :math:`r`;
-    :math:`\mu_c` and :math:`\sigma` are this scan's, by expectation maximisation
-    (:func:`bids_brainage.image.tissue.classify`). Atlas and network are given a floor, so that neither alone rules
-    a structure out. Where the atlas has no parcel of a likely class, a voxel takes the shares of the nearest voxel
-    that has one.
-
-    Parameters
-    ----------
-    prior : array, (n, 147)
-        Of :func:`bids_brainage.image.atlas.look_up`.
-    posterior : array, (n, 18)
-        The network's classes at the same voxels.
-    intensity : array, (n,)
-        The corrected scan there.
-    points : array, (n, 3)
-        Where the voxels lie, mm.
-
-    Returns
-    -------
-    array, (n, 147)
-        Rows sum to 1.
-    """
-    owner = muse.classes()
-    number = posterior.shape[1]
-    support = np.stack([prior[:, owner == c].sum(axis=1) for c in range(number)], axis=1)
-    joint = (support + FLOOR) * (posterior + FLOOR) ** NETWORK_POWER
-    likely = np.vstack([np.zeros(len(prior)), classify(intensity, joint[:, 1:].T)]).astype(np.float32)
-    result = np.zeros_like(prior)
-    for c in range(1, number):
-        own = np.flatnonzero(owner == c)
-        share = prior[:, own] + np.float32(1e-5)
-        bare = support[:, c] < 1e-3
-        lost = np.flatnonzero(bare & (likely[c] > 1e-3))
-        if len(own) > 1 and lost.size and not bare.all():
-            known = np.flatnonzero(~bare)
-            share[lost] = share[known[cKDTree(points[known]).query(points[lost])[1]]]
-        result[:, own] = likely[c][:, None] * share / share.sum(axis=1, keepdims=True)
-    return result
+    brain = read(brain_mask, np.uint8).data > 0
+    if given_mask is None and synthstrip is None:
+        brain = fused_mask(likely, head, icv.grid, icv.data > 0)
+    structures = spread(structure_prior(prior, head.posterior), head)
+    return Volumes(
+        write_table(out / "muse_volumes.tsv", values),
+        dseg,
+        save(out / "brain_mask_fused.nii.gz", brain, icv.affine, np.uint8),
+        save_probability(out / "structure_prior.nii.gz", structures, grid.affine),
+    )
 
 
 def calibrate(measured: NDArray[np.float64], atlas: Atlas) -> dict[int, float]:

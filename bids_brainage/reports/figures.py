@@ -28,6 +28,7 @@ def figures(
     out: Path,
     t1w_preproc: Path | None = None,
     brain_mask: Path | None = None,
+    brain_mask_fused: Path | None = None,
     dseg: Path | None = None,
     t1w_mni: Path | None = None,
 ) -> Figures:
@@ -36,13 +37,14 @@ def figures(
     Parameters
     ----------
     t1w_native, t1w_preproc, brain_mask, dseg
-        Images on one RAS grid.
+        Images on one RAS grid; ``brain_mask_fused`` goes before ``brain_mask``.
     t1w_mni
         The brain in template space.
     """
     head = read(t1w_preproc or t1w_native).data
     zooms = tuple(read_grid(t1w_native).zooms)
-    mask = read(brain_mask).data > 0 if brain_mask else None
+    brain = brain_mask_fused or brain_mask
+    mask = read(brain).data > 0 if brain else None
     rows: list[tuple[str, NDArray[Any], tuple[float, ...], NDArray[Any] | None, NDArray[Any] | None]] = []
     labels = read(dseg).data if dseg else None
     for axis in range(3):

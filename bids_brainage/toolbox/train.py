@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from bids_brainage.core.bundle import Bundle
+from bids_brainage.core.errors import UsageError
 
 
 def add_parser(subparsers: Any) -> None:
@@ -62,11 +65,56 @@ def run_atlas(args: argparse.Namespace) -> int:
     """Build the atlas and print how well it does on heads that were left out."""
     from bids_brainage.models.registry import PACKAGED, find
     from bids_brainage.training import atlas
+    from bids_brainage.training.heads import find_heads
 
     work = args.work or args.out.with_name(f"{args.out.name}-work")
     segment = find("segment", [PACKAGED]).folder
-    heads = atlas.find_heads(args.data)
+    heads = find_heads(args.data)
     return _report(atlas.build(heads, args.out, work=work, segment_bundle=segment, threads=args.threads))
+
+
+def _segment(recipes: Any) -> None:
+    """The segmentation network, from label maps alone; the same command goes on with a run that was stopped."""
+    recipe = recipes.add_parser(
+        "segment", help="the segmentation network, from label maps alone", description=_segment.__doc__
+    )
+    add = recipe.add_argument
+    add("--labels", type=Path, required=True, metavar="DIR", help="label maps of whole heads at 1 mm (*.nii.gz)")
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle; its name becomes the model's")
+    add("--work", type=Path, metavar="DIR", help="keeps the checkpoints (default: beside the bundle)")
+    add("--start", type=Path, metavar="BUNDLE", help="begin with the weights of this bundle")
+    add("--judge", type=Path, metavar="DATASET", help="BIDS dataset with derivatives/dlmuse: figures for the card")
+    add("--steps", type=int, default=200_000, metavar="N", help="in all, earlier calls included (default: 200000)")
+    add("--every", type=int, default=500, metavar="N", help="steps between validations and checkpoints (default: 500)")
+    add("--hours", type=float, default=math.inf, metavar="H", help="stop after this long, to go on later")
+    add("--batch", type=int, default=1, metavar="N", help="scans a step (default: 1)")
+    add("--hold-back", type=int, default=4, metavar="N", help="label maps that only validate, the last (default: 4)")
+    add("--device", default="cpu", metavar="NAME", help="cpu, cuda (all GPUs) or cuda:N (default: cpu)")
+    add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
+    add("--seed", type=int, default=0, metavar="N", help="of weights and images (default: 0)")
+    add("--tiny", action="store_true", help="a network of a few thousand weights, to try the command")
+    recipe.set_defaults(run=run_segment)
+
+
+def run_segment(args: argparse.Namespace) -> int:
+    """Train, write the bundle of the best weights so far, and print what its card says."""
+    try:
+        import lightning  # noqa: F401
+    except ImportError:
+        raise UsageError("training needs Lightning; run: pip install 'bids-brainage[train]'") from None
+    import torch
+
+    from bids_brainage.training.engine import Plan
+    from bids_brainage.training.segment import Recipe, fit
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    work = args.work or args.out.with_name(f"{args.out.name}-work")
+    plan = Plan(work, args.steps, args.every, args.seed, args.device, args.hours)
+    return _report(
+        fit(Recipe(args.labels, args.out, plan, args.start, args.judge, args.hold_back, args.batch, args.tiny))
+    )
 
 
 def _report(bundle: Bundle) -> int:
@@ -76,4 +124,4 @@ def _report(bundle: Bundle) -> int:
     return 0
 
 
-RECIPES = (_roi, _atlas)
+RECIPES = (_roi, _atlas, _segment)

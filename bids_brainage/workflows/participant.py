@@ -48,13 +48,15 @@ STAGES = (
               "Intensity non-uniformity was corrected with N4 (Tustison et al. 2010; ANTs)."),
     StageSpec("register", "bids_brainage.image.register:register", 2.0, True,
               "The brain was registered to {template} by affine and SyN transforms (Avants et al. 2008; ANTs)."),
+    StageSpec("volumes", "bids_brainage.image.volumes:volumes", 2.0, False,
+              "Volumes of the 145 MUSE regions (Doshi et al. 2016) came from the posteriors and a registered atlas, "
+              "which also gave the final brain mask."),
     StageSpec("tissue", "bids_brainage.image.tissue:tissues", 2.0, True,
-              "Grey matter, white matter and cerebrospinal fluid probabilities were estimated.", free=True),
+              "Grey matter, white matter and cerebrospinal fluid probabilities came from posteriors, atlas and "
+              "intensity.", free=True),
     StageSpec("modulate", "bids_brainage.image.modulate:modulate", 2.0, False,
               "Grey and white matter maps were modulated by the Jacobian determinant of the nonlinear warp, at 1.5 mm, "
               "and smoothed (4 mm FWHM)."),
-    StageSpec("volumes", "bids_brainage.image.volumes:volumes", 2.0, False,
-              "Volumes of the 145 MUSE regions (Doshi et al. 2016) came from the posteriors and a registered atlas."),
 )  # fmt: skip
 PREPROCESSED = {"t1w_preproc": "t1w_native"}
 WHERE = {artefact: stage for stage in STAGES for artefact in stage.gives}
@@ -120,7 +122,7 @@ def scan_workflow(name: str, stages: tuple[StageSpec, ...], settings: Mapping[st
 CLOSING = {
     "figures": (
         "bids_brainage.reports.figures:figures",
-        ("t1w_native", "t1w_preproc", "brain_mask", "dseg", "t1w_mni"),
+        ("t1w_native", "t1w_preproc", "brain_mask", "brain_mask_fused", "dseg", "t1w_mni"),
     ),
     "predict": ("bids_brainage.workflows.predict:predict", None),
     "publish": ("bids_brainage.workflows.publish:publish", None),

@@ -45,7 +45,8 @@ def run_participant(options: Options, home: Path | None) -> int:
 
 def describe_outputs(options: Options, tools: Tools) -> None:
     """Write what describes the derivatives as a whole, the names of the regions among it."""
-    labels = {"desc-muse_dseg.tsv": DATA / "muse_rois.tsv"} if "muse_volumes" in tools.needs else {}
+    labels = {"desc-aseg_dseg.tsv": DATA / "aseg.tsv"}
+    labels |= {"desc-muse_dseg.tsv": DATA / "muse_rois.tsv"} if "muse_volumes" in tools.needs else {}
     derivatives = parse_derivatives(options.derivatives)
     outputs.write_dataset_files(
         options.out_dir, options.bids_dir, __version__, derivatives=derivatives, tables=labels, container=container()

@@ -92,6 +92,7 @@ def test_names_keep_all_entities(dataset: Path) -> None:
     assert names["gm_modulated"] == folder / f"{stem}_space-{TEMPLATE}_res-1p5_label-GM_desc-modulated_probseg.nii.gz"
     assert names["brainage_json"] == folder / f"{stem}_brainage.json"
     assert names["figures"] == Path("out/sub-01/figures") / f"{stem}_desc-brainage_T1w.png"
+    assert names.pop("brain_mask_fused") == names["brain_mask"]
     assert len(set(names.values())) == len(names)
     with pytest.raises(KeyError):
         outputs.path_for(scan, "posteriors", Path("out"), TEMPLATE)
@@ -133,12 +134,12 @@ def test_mark_comes_last_and_everything_expected_is_there(dataset: Path, made: d
     written = publish(scan, made, out)
     assert written[-1] == outputs.path_for(scan, "brainage_json", out, TEMPLATE)
     assert sorted(written) == sorted(outputs.expected(scan, made, out, TEMPLATE))
-    assert len(written) == 2 * len(ALL) - 1  # the figure has no sidecar
+    assert len(written) == 2 * len(ALL) - 3  # the figure has no sidecar, the fused mask replaces the other
     assert outputs.complete(scan, made, out, TEMPLATE)
     assert outputs.reason_to_run(scan, made, out, TEMPLATE, FINGERPRINT) == ""
 
 
-@pytest.mark.parametrize("position", range(0, 2 * len(ALL) - 2, 3))
+@pytest.mark.parametrize("position", range(0, 2 * len(ALL) - 4, 3))
 def test_any_missing_or_empty_file_is_noticed(
     dataset: Path, made: dict[str, Path], tmp_path: Path, position: int
 ) -> None:
@@ -227,3 +228,17 @@ def test_folder_that_is_read_only(dataset: Path) -> None:
         pytest.skip("needs a file system that nobody can write to")
     with pytest.raises(UsageError, match="cannot be written"):
         outputs.check_out_dir(dataset, Path("/proc/self/out"))
+
+
+def test_the_fused_mask_goes_before_the_networks(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
+    scan, out = find_scans(dataset).scans[0], tmp_path / "out"
+    target = outputs.path_for(scan, "brain_mask", out, TEMPLATE)
+    alone = {name: path for name, path in made.items() if name != "brain_mask_fused"}
+    for name in ("brain_mask", "brain_mask_fused"):
+        made[name].write_bytes(name.encode())
+    publish(scan, alone, out)
+    assert target.read_bytes() == b"brain_mask"
+    publish(scan, made, out)
+    assert target.read_bytes() == b"brain_mask_fused"
+    tissue = json.loads(outputs.sidecar_of(outputs.path_for(scan, "dseg", out, TEMPLATE)).read_text())
+    assert any(source.endswith("_desc-brain_mask.nii.gz") for source in tissue["Sources"])

@@ -28,10 +28,9 @@ def test_tissues_come_along_where_their_inputs_are_made_anyhow():
     assert "tissue" not in names({"brain_mask"})
 
 
-def test_modulated_maps_need_no_volumes():
+def test_modulated_maps_come_from_tissues_by_network_and_atlas():
     chosen = names({"gm_modulated", "wm_modulated"})
-    assert "volumes" not in chosen
-    assert chosen[-1] == "modulate"
+    assert chosen[-3:] == ["volumes", "tissue", "modulate"]
 
 
 def test_a_preprocessed_scan_needs_no_bias_correction():

@@ -15,8 +15,10 @@ from bids_brainage.core.errors import BundleError
 from bids_brainage.image import brain, muse
 from bids_brainage.image.atlas import look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
+from bids_brainage.image.fusion import fuse, structure_prior
 from bids_brainage.image.io import read, save, save_probability
-from bids_brainage.image.volumes import calibrate, fuse, volumes
+from bids_brainage.image.masks import dice, fill_holes
+from bids_brainage.image.volumes import calibrate, volumes
 
 LEFT_VENTRICLE, RIGHT_VENTRICLE = 52, 51
 
@@ -130,7 +132,8 @@ def lopsided(atlas, tmp_path_factory):
     posteriors = save_probability(folder / "p.nii.gz", np.eye(18, dtype=np.float32)[classes], affine)
     still = ants.create_ants_transform("AffineTransform", dimension=3, matrix=np.eye(3), translation=[0, 0, 0])
     ants.write_transform(still, str(folder / "xfm.mat"))
-    return t1w, icv, posteriors, folder / "xfm.mat", ventricle
+    brain = save(folder / "brain.nii.gz", classes > 1, affine)
+    return t1w, brain, icv, posteriors, folder / "xfm.mat", ventricle
 
 
 def test_a_ventricle_grown_on_the_left_is_larger_on_the_left(lopsided, bundle, tmp_path):
@@ -145,6 +148,34 @@ def test_a_ventricle_grown_on_the_left_is_larger_on_the_left(lopsided, bundle, t
     where = np.argwhere(labels.data == LEFT_VENTRICLE) @ labels.affine[:3, :3].T + labels.affine[:3, 3]
     assert (where[:, 0] < 2).mean() > 0.98
     assert (labels.data[ventricle] == LEFT_VENTRICLE).mean() > 0.9
+
+
+def test_the_fused_mask_is_the_brain_unless_a_mask_was_given(lopsided, bundle, tmp_path):
+    """The network's mask here has a ball of brain cut out, where the atlas and the posteriors know better."""
+    t1w, brain, icv, *rest, _ = lopsided
+    whole = read(brain, np.uint8)
+    hole = np.zeros(whole.data.shape, bool)
+    hole[40:52, 50:62, 50:62] = True
+    cut = save(tmp_path / "cut.nii.gz", (whole.data > 0) & ~hole, whole.affine)
+    fused = volumes(t1w, cut, icv, *rest, atlas=bundle, out=tmp_path)
+    mask = read(fused.brain_mask_fused, np.uint8).data > 0
+    assert mask[hole & (whole.data > 0)].mean() > 0.95
+    assert dice(mask, fill_holes(whole.data > 0)) > 0.97
+    assert not (mask & (read(icv, np.uint8).data == 0)).any()
+    given = volumes(t1w, cut, icv, *rest, atlas=bundle, out=tmp_path, given_mask=cut)
+    assert np.array_equal(read(given.brain_mask_fused, np.uint8).data > 0, (whole.data > 0) & ~hole)
+
+
+def test_structure_priors_are_probabilities_and_weigh_both_sources():
+    prior, posterior = np.zeros((2, 147), np.float32), np.full((2, 18), 0.5 / 17, np.float32)
+    hippocampus, amygdala = CLASSES.index("hippocampus"), CLASSES.index("amygdala")
+    posterior[:, hippocampus] = 0.5
+    prior[0, muse.columns(np.array([47]))[0]] = 1  # hippocampus
+    prior[1, np.flatnonzero(muse.classes() == amygdala)[0]] = 1
+    found = structure_prior(prior, posterior)
+    assert np.allclose(found.sum(axis=1), 1)
+    assert found[0].argmax() == hippocampus
+    assert found[1, amygdala] > posterior[1, amygdala]
 
 
 def test_a_bundle_of_another_kind_is_refused(bundle):

@@ -1,0 +1,147 @@
+"""Network and atlas together: which structure and which region each voxel within the skull is.
+
+The network's posteriors say what this head looks like, the registered atlas says where in a brain this is, the
+intensities decide between tissues.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from bids_brainage.image import masks, muse
+from bids_brainage.image.io import Grid, Volume, resample
+from bids_brainage.image.masks import bounding_box
+from bids_brainage.image.register import cropped
+from bids_brainage.image.tissue import classify
+
+FLOOR = 1e-2
+NETWORK_POWER = 0.75
+BRAIN_SHARE = 0.4
+CSF, REST = 145, 146
+
+
+class Head(NamedTuple):
+    """What the measurement sees of a scan: the intracranial voxels of the posteriors' grid.
+
+    Attributes
+    ----------
+    mask : Volume
+        bool, 2 mm.
+    posterior : array of float32, (n, 18)
+    intensity : array of float32, (n,)
+    skull : float
+        Volume of the intracranial mask, mm^3.
+    native : Volume
+        The scan.
+    """
+
+    mask: Volume
+    posterior: NDArray[np.float32]
+    intensity: NDArray[np.float32]
+    skull: float
+    native: Volume
+
+
+def gather(scan: Volume, icv: Volume, posteriors: Volume) -> Head:
+    """Bring scan and mask to the grid of the posteriors and keep what is within the skull."""
+    mask = icv.data > 0
+    box = bounding_box(mask, margin=4)
+    inside = resample(cropped(Volume(mask.astype(np.float32), icv.affine), box), posteriors.grid) > 0.5
+    skull = float(mask.sum() * icv.grid.voxel_volume)
+    intensity = resample(cropped(scan, box), posteriors.grid)[inside]
+    return Head(Volume(inside, posteriors.affine), posteriors.data[inside], intensity, skull, scan)
+
+
+def structure_prior(prior: NDArray[np.float32], posterior: NDArray[np.float32]) -> NDArray[np.float32]:
+    r"""Probabilities of the classes from atlas and network: :math:`(S_c + f)(q_c + f)^{3/4}`, scaled to sum 1.
+
+    Both are given a floor :math:`f`, so that neither alone rules a structure out.
+
+    Parameters
+    ----------
+    prior : array, (n, 147)
+        Of :func:`bids_brainage.image.atlas.look_up`.
+    posterior : array, (n, 18)
+        The network's classes at the same voxels.
+
+    Returns
+    -------
+    array, (n, 18)
+    """
+    owner = muse.classes()
+    support = np.stack([prior[:, owner == c].sum(axis=1) for c in range(posterior.shape[1])], axis=1)
+    joint = (support + FLOOR) * (posterior + FLOOR) ** NETWORK_POWER
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def fuse(
+    prior: NDArray[np.float32],
+    posterior: NDArray[np.float32],
+    intensity: NDArray[np.float32],
+    points: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    r"""Region probabilities from the atlas, the network's classes and the scan's intensity.
+
+    .. math:: p(r|v) = p_c(v)\, \frac{A_r(v)}{S_c(v)}, \qquad
+        p_c(v) \propto S_c(v)\, q_c(v)^{3/4}\, \mathcal N(I(v); \mu_c, \sigma), \qquad S_c = \sum_{r \in c} A_r
+
+    with the atlas :math:`A`, the network's posteriors :math:`q`, and :math:`c` the class of region :math:`r`;
+    :math:`\mu_c` and :math:`\sigma` are this scan's, by expectation maximisation
+    (:func:`bids_brainage.image.tissue.classify`). Where the atlas has no parcel of a likely class, a
+    voxel takes the shares of the nearest voxel that has one.
+
+    Parameters
+    ----------
+    prior : array, (n, 147)
+        Of :func:`bids_brainage.image.atlas.look_up`.
+    posterior : array, (n, 18)
+        The network's classes at the same voxels.
+    intensity : array, (n,)
+        The corrected scan there.
+    points : array, (n, 3)
+        Where the voxels lie, mm.
+
+    Returns
+    -------
+    array, (n, 147)
+        Rows sum to 1.
+    """
+    owner = muse.classes()
+    number = posterior.shape[1]
+    joint = structure_prior(prior, posterior)
+    likely = np.vstack([np.zeros(len(prior)), classify(intensity, joint[:, 1:].T)]).astype(np.float32)
+    result = np.zeros_like(prior)
+    for c in range(1, number):
+        own = np.flatnonzero(owner == c)
+        share = prior[:, own] + np.float32(1e-5)
+        bare = prior[:, own].sum(axis=1) < 1e-3
+        lost = np.flatnonzero(bare & (likely[c] > 1e-3))
+        if len(own) > 1 and lost.size and not bare.all():
+            known = np.flatnonzero(~bare)
+            share[lost] = share[known[cKDTree(points[known]).query(points[lost])[1]]]
+        result[:, own] = likely[c][:, None] * share / share.sum(axis=1, keepdims=True)
+    return result
+
+
+def fused_mask(regions: NDArray[np.float32], head: Head, grid: Grid, icv: masks.Mask) -> masks.Mask:
+    """The brain: where regions of the brain together are likelier than 0.4, interpolated to ``grid``, within the skull.
+
+    Parameters
+    ----------
+    regions : array, (n, 147)
+        Of :func:`fuse`.
+    """
+    share = spread(1 - regions[:, CSF] - regions[:, REST], head)
+    found = masks.solid(resample(Volume(share, head.mask.affine), grid) > BRAIN_SHARE)
+    return np.asarray(found & icv)
+
+
+def spread(values: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+    """Values of the voxels within the skull, ``(n,)`` or ``(n, k)``, on their grid; 0 elsewhere."""
+    image = np.zeros((*head.mask.data.shape, *values.shape[1:]), np.float32)
+    image[head.mask.data] = values
+    return image

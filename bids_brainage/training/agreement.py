@@ -1,0 +1,181 @@
+"""Average heads to an atlas, calibrate volumes measured with it, and judge both on heads that were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bids_brainage.image import muse
+from bids_brainage.image.atlas import Atlas, look_up
+from bids_brainage.image.fusion import fuse, fused_mask
+from bids_brainage.image.io import Volume, resample
+from bids_brainage.image.masks import dice
+from bids_brainage.image.template import DEFAULT, template
+from bids_brainage.image.tissue import TISSUES
+from bids_brainage.image.volumes import MINIMUM
+from bids_brainage.training.heads import RESOLUTION, Example
+from bids_brainage.training.judge import STRUCTURES, numbers
+
+KEPT = 8
+PRIOR_HEADS = 3.0
+PRIOR_SLOPE = 2.0
+RESAMPLES = 2000
+
+
+def average(examples: Sequence[Example]) -> Atlas:
+    """Share of heads and their mirror images that have each region at each voxel, the likeliest ``KEPT`` kept."""
+    grid = template(DEFAULT, RESOLUTION).grid
+    mirror = muse.mirrored()
+    every = [c for e in examples for c in (e.columns, mirror[e.columns[::-1]].astype(np.uint8))]
+    stack = np.stack([columns.reshape(-1) for columns in every], axis=1)
+    covered = (stack != 146).any(axis=1)
+    stack = stack[covered]
+    counts = np.zeros((len(stack), 147), dtype=np.uint8)
+    for columns in stack.T:
+        counts[np.arange(len(stack)), columns] += 1
+    labels = np.argsort(-counts.astype(np.int16), axis=1, kind="stable")[:, :KEPT].astype(np.uint8)
+    share = np.take_along_axis(counts, labels, axis=1).astype(np.float32)
+    share /= share.sum(axis=1, keepdims=True)
+    rows = np.where(covered, np.cumsum(covered) - 1, -1).astype(np.int32).reshape(grid.shape)
+    return Atlas(grid, rows, labels, share, np.zeros(146, np.float32), np.ones(146, np.float32))
+
+
+class Measured(NamedTuple):
+    """One head by an atlas that never saw it.
+
+    Attributes
+    ----------
+    volumes : array, (146,)
+        145 regions and the ICV, mm^3, not calibrated.
+    regions : array, (145,)
+        Dice of each region.
+    structures : array
+        Dice of each of :data:`STRUCTURES`.
+    tissues : array, (3,)
+        Dice of grey matter, white matter and CSF within the skull.
+    brain : float
+        Dice of the fused brain mask, holes of the reference filled.
+    """
+
+    volumes: NDArray[np.float64]
+    regions: NDArray[np.float64]
+    structures: NDArray[np.float64]
+    tissues: NDArray[np.float64]
+    brain: float
+
+
+def measure(atlas: Atlas, one: Example) -> Measured:
+    """Measure a head with an atlas."""
+    likely = fuse(look_up(atlas, one.points), one.head.posterior, one.head.intensity, one.points)
+    found, owner = likely.argmax(axis=1), muse.classes()
+    counts = np.bincount(found, minlength=147)[:145]
+    both = np.bincount(found[found == one.truth], minlength=147)[:145]
+    voxel = one.head.mask.grid.voxel_volume
+    mask = fused_mask(likely, one.head, one.icv.grid, one.icv.data > 0)
+    groups = [[numbers(members) for members in STRUCTURES.values()], TISSUES]
+    overlaps = [
+        np.array([dice(np.isin(owner[found], group), np.isin(owner[one.truth], group)) for group in of])
+        for of in groups
+    ]
+    return Measured(
+        np.array([*(counts * voxel), one.head.skull]),
+        2 * both / np.maximum(counts + one.reference[:145] / voxel, 1),
+        overlaps[0],
+        overlaps[1],
+        dice(resampled(mask, one), one.brain()),
+    )
+
+
+def resampled(mask: NDArray[np.bool_], one: Example) -> NDArray[np.bool_]:
+    """A mask of a head's own grid on that of its reference."""
+    return resample(Volume(mask.astype(np.uint8), one.icv.affine), one.labels.grid, nearest=True) > 0
+
+
+def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Intercepts and slopes of log reference on log measured volume, for the regions and the ICV: ``(2, 146)``.
+
+    Both sides of the brain share a line. Its level is drawn towards that of its class as if ``PRIOR_HEADS`` more heads
+    had shown that one; its slope towards 1 (a ridge penalty of ``PRIOR_SLOPE``), so that only regions whose volumes
+    differ a lot between people, the ventricles, get another.
+
+    Parameters
+    ----------
+    measured, reference : arrays, (heads, 146)
+        mm^3.
+    """
+    x, y = (np.log(np.maximum(volumes, MINIMUM)) for volumes in (measured, reference))
+    other = np.array([*muse.mirrored()[:145], 145])
+    centre, level = x.mean(axis=0), y.mean(axis=0) - x.mean(axis=0)
+    square = ((x - centre) ** 2).sum(axis=0)
+    product = ((x - centre) * (y - y.mean(axis=0))).sum(axis=0)
+    centre, level, square, product = ((v + v[other]) / 2 for v in (centre, level, square, product))
+    slope = (product + PRIOR_SLOPE) / (square + PRIOR_SLOPE)
+    owner, sizes = muse.classes()[:145], np.maximum(reference, MINIMUM).mean(axis=0)
+    for c in np.unique(owner):
+        own = np.flatnonzero(owner == c)
+        mean = np.average(level[own], weights=sizes[own])
+        level[own] = (len(x) * level[own] + PRIOR_HEADS * mean) / (len(x) + PRIOR_HEADS)
+    return np.stack([level + centre * (1 - slope), slope]).astype(np.float32)
+
+
+class Judged(NamedTuple):
+    """Leave-one-out results of all heads: calibrated volumes and their reference (mm^3), and what was measured."""
+
+    volumes: NDArray[np.float64]
+    reference: NDArray[np.float64]
+    measured: Sequence[Measured]
+
+
+def leave_one_out(examples: Sequence[Example]) -> Judged:
+    """Measure each head with an atlas and a calibration that never saw it.
+
+    The calibration comes from the other heads, each measured by an atlas without itself.
+    """
+    measured = [measure(average([e for e in examples if e is not one]), one) for one in examples]
+    raw = np.array([one.volumes for one in measured])
+    reference = np.stack([one.reference for one in examples])
+    volumes = np.empty_like(raw)
+    for left, rest in enumerate(~np.eye(len(examples), dtype=bool)):
+        intercept, slope = calibration(raw[rest], reference[rest])
+        volumes[left] = np.exp(intercept + slope * np.log(np.maximum(raw[left], MINIMUM)))
+    return Judged(volumes, reference, measured)
+
+
+def accuracy(volumes: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any]:
+    """Correlation, bias (95 % t interval) and median absolute error (bootstrap over heads) of a quantity, per cent."""
+    error = 100 * (volumes / np.maximum(reference, MINIMUM) - 1)
+    half = float(stats.t.ppf(0.975, len(error) - 1) * stats.sem(error))
+    draws = np.random.default_rng(0).integers(len(error), size=(RESAMPLES, len(error)))
+    low, high = np.percentile(np.median(np.abs(error)[draws], axis=1), [2.5, 97.5])
+    return {
+        "r": round(float(np.corrcoef(volumes, reference)[0, 1]), 3),
+        "bias_percent": bounded(float(error.mean()), float(error.mean()) - half, float(error.mean()) + half),
+        "median_absolute_error_percent": bounded(float(np.median(np.abs(error))), low, high),
+    }
+
+
+def bounded(value: float, low: float, high: float) -> dict[str, float]:
+    """A figure with its interval, one decimal."""
+    return {"value": round(value, 1), "low": round(float(low), 1), "high": round(float(high), 1)}
+
+
+def summary(judged: Judged) -> dict[str, dict[str, Any]]:
+    """Accuracy of the ICV, brain, grey and white matter, lateral ventricles, hippocampi, and the median region."""
+    column = {region.number: position for position, region in enumerate(muse.regions())}
+    members = {composite.number: composite.members for composite in muse.composites()}
+    parts = {"brain": members[muse.TOTAL_BRAIN], "grey matter": members[601], "white matter": members[604]}
+    parts |= {"lateral ventricles": (51, 52), "hippocampi": (47, 48)}
+    found = {"ICV": accuracy(judged.volumes[:, 145], judged.reference[:, 145])}
+    for name, regions in parts.items():
+        own = [column[number] for number in regions]
+        found[name] = accuracy(judged.volumes[:, own].sum(axis=1), judged.reference[:, own].sum(axis=1))
+    each = [accuracy(judged.volumes[:, r], judged.reference[:, r]) for r in range(145)]
+    found["median of 145 regions"] = {
+        "r": round(float(np.nanmedian([m["r"] for m in each])), 3),
+        **{key: round(float(np.nanmedian([m[key]["value"] for m in each])), 1) for key in list(each[0])[1:]},
+    }
+    return found

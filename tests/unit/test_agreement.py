@@ -1,0 +1,106 @@
+"""The atlas is an average, its calibration a law of powers, and its judgement leaves the judged head out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bids_brainage.image import muse
+from bids_brainage.image.atlas import look_up
+from bids_brainage.image.classes import CLASSES
+from bids_brainage.image.fusion import Head
+from bids_brainage.image.io import Volume
+from bids_brainage.image.template import DEFAULT, template
+from bids_brainage.training.agreement import accuracy, average, calibration, leave_one_out
+from bids_brainage.training.heads import RESOLUTION, Example
+
+VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
+
+
+@settings(max_examples=25, deadline=None)
+@given(VOLUMES)
+def test_what_agrees_is_left_alone(measured):
+    intercept, slope = calibration(measured, measured)
+    assert np.allclose(intercept, 0, atol=1e-3)
+    assert np.allclose(slope, 1, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(VOLUMES, st.floats(0.5, 2))
+def test_a_common_factor_is_found_and_both_sides_share_a_line(measured, factor):
+    intercept, slope = calibration(measured, factor * measured)
+    other = muse.mirrored()[:145]
+    assert np.allclose(intercept, np.log(factor), atol=1e-3)
+    assert np.array_equal(intercept[:145], intercept[:145][other])
+    assert np.array_equal(slope[:145], slope[:145][other])
+
+
+def test_a_steeper_law_is_found_where_volumes_differ_a_lot():
+    rng = np.random.default_rng(0)
+    measured = np.exp(rng.normal(8, 1.5, (40, 146)))
+    slope = calibration(measured, measured**1.2)[1]
+    assert 1.1 < slope.min() <= slope.max() < 1.2
+    close = np.exp(rng.normal(8, 0.05, (40, 146)))
+    assert np.abs(calibration(close, close**1.2)[1] - 1).max() < 0.05
+
+
+def test_accuracy_of_known_errors():
+    reference = np.array([100.0, 200, 300, 400])
+    found = accuracy(reference * [1.1, 0.9, 1.02, 1.0], reference)
+    assert found["bias_percent"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert found["median_absolute_error_percent"]["value"] == 6.0
+    assert found["bias_percent"]["low"] < 0 < found["bias_percent"]["high"]
+    assert found["r"] > 0.9
+
+
+def made_head(seed: int, odd: int | None = None) -> Example:
+    """A head of half left, half right cerebral white matter in template space; ``odd`` is a region of its own."""
+    grid = template(DEFAULT, RESOLUTION).grid
+    left, right = muse.columns(np.array([82, 81]))
+    columns = np.full(grid.shape, 146, np.uint8)
+    middle = grid.shape[0] // 2
+    columns[middle - 8 : middle, 30:50, 30:50], columns[middle : middle + 8, 30:50, 30:50] = left, right
+    if odd is not None:
+        columns[middle - 8 : middle, 30:34, 30:50] = odd
+    inside = columns != 146
+    points = (np.argwhere(inside) @ grid.affine[:3, :3].T + grid.affine[:3, 3]).astype(np.float32)
+    truth = columns[inside]
+    posterior = np.eye(len(CLASSES), dtype=np.float32)[muse.classes()[truth]]
+    intensity = np.random.default_rng(seed).normal(1, 0.01, len(truth)).astype(np.float32)
+    numbers = np.array([*(region.number for region in muse.regions()), 1, 0], np.uint8)
+    labels = Volume(numbers[columns], grid.affine)
+    volume = float(inside.sum() * grid.voxel_volume)
+    head = Head(Volume(inside, grid.affine), posterior, intensity, volume, labels)
+    counts = np.bincount(truth, minlength=147)[:145] * grid.voxel_volume
+    icv = Volume(inside.astype(np.uint8), grid.affine)
+    return Example(f"head-{seed}", head, points, columns, truth, np.array([*counts, volume]), (1.0, 1.0), labels, icv)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [made_head(seed) for seed in range(3)]
+
+
+def test_the_average_is_a_probability_and_alike_on_both_sides(examples):
+    atlas = average(examples)
+    shares = look_up(atlas, examples[0].points)
+    assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
+    assert (shares.argmax(axis=1) == examples[0].truth).mean() > 0.95
+    mirrored = look_up(atlas, examples[0].points * np.array([-1, 1, 1], np.float32))
+    assert np.abs(mirrored[:, muse.mirrored()] - shares).mean() < 0.02
+
+
+def test_heads_alike_agree_with_each_other(examples):
+    judged = leave_one_out(examples)
+    assert all(one.brain > 0.97 for one in judged.measured)
+    known = examples[0].reference > 0
+    assert np.allclose(judged.volumes[:, known], judged.reference[:, known], rtol=0.03)
+
+
+def test_a_head_is_judged_by_the_others_alone(examples):
+    """A region that one head alone has cannot be found in it."""
+    odd = int(muse.columns(np.array([47]))[0])
+    judged = leave_one_out([*examples, made_head(3, odd)])
+    assert judged.reference[3, odd] > 0
+    assert judged.measured[3].regions[odd] < 0.5

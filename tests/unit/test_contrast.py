@@ -1,0 +1,45 @@
+"""The intensities bear a right segmentation out, and no other."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bids_brainage.image.contrast import explained, inverted
+from bids_brainage.image.io import Volume
+
+AFFINE = np.diag([2.0, 2, 2, 1])
+LABELS = np.zeros((20, 20, 20), int)
+LABELS[4:16, 4:16, 4:16], LABELS[7:13, 7:13, 7:13] = 1, 2
+CLASSES = Volume(np.eye(3, dtype=np.float32)[LABELS], AFFINE)
+
+
+def scan(means, noise=0.0, seed=0):
+    data = np.array(means, np.float32)[LABELS] + noise * np.random.default_rng(seed).normal(size=LABELS.shape)
+    return Volume(data.astype(np.float32), AFFINE)
+
+
+@given(means=st.lists(st.floats(0, 1), min_size=2, max_size=2), noise=st.floats(0.001, 1), seed=st.integers(0, 99))
+def test_it_is_a_share_and_as_anova_says(means, noise, seed):
+    one = scan([0, *means], noise, seed)
+    found = explained(CLASSES, one)
+    assert 0 <= found <= 1
+    values = [one.data[label == LABELS].astype(float) for label in (1, 2)]
+    everything = np.concatenate(values)
+    between = sum(len(v) * (v.mean() - everything.mean()) ** 2 for v in values)
+    assert np.isclose(found, between / ((everything - everything.mean()) ** 2).sum(), atol=1e-4)
+
+
+def test_tissues_that_differ_explain_the_intensities_and_noise_does_not():
+    assert explained(CLASSES, scan([0, 0.3, 0.8], 0.05)) > 0.9
+    assert explained(CLASSES, scan([0, 0.5, 0.5], 0.2)) < 0.01
+    assert explained(CLASSES, scan([0, 0.5, 0.5])) == 0
+    assert explained(Volume(np.eye(3, dtype=np.float32)[np.zeros_like(LABELS)], AFFINE), scan([0, 0.3, 0.8])) == 0
+
+
+def test_inverting_exchanges_dark_and_bright_and_leaves_air_dark():
+    dark_air = inverted(scan([0, 0.3, 0.8])).data
+    assert dark_air[0, 0, 0] == 0
+    assert dark_air[5, 5, 5] > dark_air[10, 10, 10]
+    bright_air = inverted(scan([1.2, 0.9, 0.4])).data
+    assert bright_air[0, 0, 0] == 0
+    assert bright_air[10, 10, 10] > bright_air[5, 5, 5]
