@@ -14,8 +14,8 @@ FLAGS = {
     "segmentation_uncertain": "What was found as brain explains under a quarter of the variance of the intensities",
     "sex_missing": "The sex is unknown: the brain age is the mean of those for a woman and a man",
     "volumes_out_of_distribution": "A region or the ICV lies further out than in 99 % of healthy people",
-    "brain_age_outside_training_range": "The brain age lies outside the ages that the model was trained on",
-    "age_outside_model_range": "The person's age lies outside the ages that the model was trained on",
+    "brain_age_outside_training_range": "The brain age lies outside the ages that the model is for",
+    "age_outside_model_range": "The person's age lies outside the ages that the model is for",
     "age_outside_correction_range": "The person's age lies outside the ages of the controls of the bias correction",
     "unusable": "A quality gate failed: the row is not averaged",
 }

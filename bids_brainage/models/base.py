@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError
@@ -165,3 +165,42 @@ def conformal_half_width(residuals: ArrayLike, coverage: float = 0.9) -> float:
         raise ValueError("finite residuals and a coverage between 0 and 1 are needed")
     rank = math.ceil(round((sizes.size + 1) * coverage, 9))
     return float(sizes[rank - 1]) if rank <= sizes.size else math.inf
+
+
+class LocalConformal:
+    """Prediction intervals from residuals of people who were left out, wider where residuals are larger.
+
+    Half width at prediction p: ``q s(p)``. ``s`` is the mean absolute residual with Gaussian weights in predicted age
+    (Nadaraya-Watson), and ``q`` the conformal quantile of ``|r_i| / s_-i(p_i)``, each person left out of the scale
+    that divides their own residual: the normalised conformal interval of Lei et al. (2018), Journal of the American
+    Statistical Association 113:1094-1111, section 5.2. The true age takes no part.
+
+    Parameters
+    ----------
+    predicted, residual : array-like, shape (n,)
+        Years, of people whom the model did not see.
+    coverage : float
+        Between 0 and 1, both excluded.
+    bandwidth : float
+        SD of the weights in years; infinite for one width everywhere.
+    """
+
+    def __init__(self, predicted: ArrayLike, residual: ArrayLike, coverage: float, bandwidth: float) -> None:
+        self._predicted, self._size = np.asarray(predicted, float), np.abs(np.asarray(residual, float))
+        self._bandwidth = bandwidth
+        conformal_half_width(self._size, coverage)
+        if self._predicted.shape != self._size.shape or not np.isfinite(self._predicted).all() or not bandwidth > 0:
+            raise ValueError("a finite prediction for each residual and a bandwidth above 0 are needed")
+        own = self._local_mean(self._predicted, leave_out_own=True) if self._size.size > 1 else self._size
+        self._factor = conformal_half_width(self._size / np.maximum(own, 1e-9), coverage)
+
+    def half_width(self, predicted: ArrayLike) -> NDArray[np.float64]:
+        """Half width in years at each predicted age, in its shape; infinite where there were too few people."""
+        return self._factor * self._local_mean(np.asarray(predicted, float))
+
+    def _local_mean(self, at: NDArray[np.float64], leave_out_own: bool = False) -> NDArray[np.float64]:
+        exponent = -0.5 * ((at[..., None] - self._predicted) / self._bandwidth) ** 2
+        if leave_out_own:
+            np.fill_diagonal(exponent, -np.inf)
+        weight = np.exp(exponent - exponent.max(axis=-1, keepdims=True))
+        return np.asarray(weight @ self._size / weight.sum(axis=-1))

@@ -2,7 +2,8 @@
 
 age = intercept + sum_k b_k (f_k - m_k) / s_k + c s, with f_k = v_k / ICV, or log(v_k / ICV + offset) for ventricles,
 m_k and s_k their mean and SD in training, and s = -1/2 for women, +1/2 for men. Volumes enter relative to ICV alone,
-so the answer does not depend on head size as such nor on a global error of scale.
+so the answer does not depend on head size as such nor on a global error of scale. How the coefficients are penalised
+is the recipe's affair (:mod:`bids_brainage.training.roi`); the model itself is a sum.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BrainAgeError, BundleError, ScanError
 from bids_brainage.core.files import read_json
 from bids_brainage.core.types import Prediction, Sex
-from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, Model, conformal_half_width
+from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, LocalConformal, Model
 
 FloatArray = NDArray[np.float64]
 
@@ -35,7 +36,39 @@ SCALE_1MM, SCALE_2MM = "dlmuse-1mm", "dlmuse-2mm"
 SCALES = (SCALE_1MM, SCALE_2MM)
 
 FEATURES, RESIDUALS = "features.tsv", "residuals.tsv"
-FEATURE_COLUMNS = ("index", "transform", "mean", "sd", "coefficient", "log_ratio_2mm")
+FEATURE_COLUMNS = ("index", "transform", "mean", "sd", "coefficient", "log_ratio_2mm", "centre_2mm")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """From volumes at 2 mm to the scale of 1 mm; see :meth:`__call__`.
+
+    Attributes
+    ----------
+    regions : array, shape (k,)
+        Log ratio of each region, 1 mm over 2 mm.
+    icv : float
+        Log ratio of ICV.
+    centre : array, shape (k,)
+        Mean log(volume / ICV) at 1 mm of the heads that gave the conversion.
+    slope : float
+        How much larger the differences between people are at 1 mm, on the scale of logarithms.
+    """
+
+    regions: FloatArray
+    icv: float
+    centre: FloatArray
+    slope: float
+
+    def __call__(self, volumes: FloatArray, icv: Any) -> tuple[FloatArray, Any]:
+        """Volumes, shape (..., k), and ICV, shape (...), in mm^3, on the scale of 1 mm.
+
+        With x = v e^regions / (ICV e^icv), the volume relative to ICV becomes c (x / c)^slope, c = e^centre. An empty
+        region stays empty, and scaling volumes and ICV alike scales the answer.
+        """
+        scaled = np.asarray(icv) * np.exp(self.icv)
+        centre = np.exp(self.centre) * scaled[..., None]
+        return centre * (volumes * np.exp(self.regions) / centre) ** self.slope, scaled
 
 
 @dataclass(frozen=True)
@@ -132,19 +165,22 @@ class RoiModel(Model[RoiInputs]):
         table = _columns(self.bundle.file(FEATURES))
         row = table["index"].index(str(ICV))
         self.icv_mean, self.icv_sd = float(table["mean"][row]), float(table["sd"][row])
-        self.icv_log_ratio = self._number(table["log_ratio_2mm"][row])
+        icv_log_ratio = self._number(table["log_ratio_2mm"][row])
         rois = [i for i, index in enumerate(table["index"]) if int(index) != ICV]
         column = {name: [values[i] for i in rois] for name, values in table.items()}
         self.indices = tuple(int(index) for index in column["index"])
         self.logged = np.array([transform == "log" for transform in column["transform"]])
-        self.mean, self.sd, self.coefficients, self.log_ratio = (
+        self.mean, self.sd, self.coefficients, log_ratio, centre = (
             np.array([self._number(v) for v in column[name]]) for name in FEATURE_COLUMNS[2:]
         )
+        self.conversion = Conversion(log_ratio, icv_log_ratio, centre, float(arguments["slope_2mm"]))
         self.intercept, self.sex_coefficient = float(arguments["intercept"]), float(arguments["sex_coefficient"])
         self.offset, self.largest_z = float(arguments["log_offset"]), float(arguments["largest_abs_z"])
         self.converts_2mm = bool(arguments["converts_2mm"])
-        residuals = [float(v) for v in _columns(self.bundle.file(RESIDUALS))["residual"]]
-        self.half_width = conformal_half_width(residuals, float(arguments["coverage"]))
+        left_out = {name: list(map(float, v)) for name, v in _columns(self.bundle.file(RESIDUALS)).items()}
+        self.interval = LocalConformal(
+            left_out["predicted"], left_out["residual"], float(arguments["coverage"]), float(arguments["bandwidth"])
+        )
         if self.age_range is None:
             raise KeyError("age_range")
 
@@ -174,7 +210,7 @@ class RoiModel(Model[RoiInputs]):
         """Inputs from numbers: volumes in mm^3 in the order of ``indices``, ICV in mm^3."""
         values = np.asarray(volumes, dtype=float)
         if scale == SCALE_2MM:
-            values, icv = values * np.exp(self.log_ratio), icv * float(np.exp(self.icv_log_ratio))
+            values, icv = self.conversion(values, icv)
         return RoiInputs(values, float(icv), sex)
 
     def standardised(self, inputs: Sequence[RoiInputs]) -> FloatArray:
@@ -210,9 +246,12 @@ class RoiModel(Model[RoiInputs]):
             VOLUMES_OUT_OF_DISTRIBUTION: unusual,
             BRAIN_AGE_OUTSIDE_TRAINING_RANGE: not low <= age <= high,
         }
-        width = self.half_width + (abs(self.sex_coefficient) / 2 if person.sex is None else 0.0)
+        shift = abs(self.sex_coefficient) / 2 if person.sex is None else 0.0
+        either = np.array([age - shift, age + shift])
+        width = self.interval.half_width(either)
         flags = tuple(flag for flag, is_raised in raised.items() if is_raised)
-        return Prediction(self.name, float(age), float(age - width), float(age + width), flags, self.training_data)
+        span = float((either - width).min()), float((either + width).max())
+        return Prediction(self.name, float(age), *span, flags, self.training_data)
 
 
 def _columns(path: Path) -> dict[str, list[str]]:

@@ -88,7 +88,7 @@ def summary(bundle: Bundle) -> str:
         *(f"not meant for: {use}" for use in card["not_meant_for"]),
     ]
     if "age_range" in card:
-        lines.insert(3, "ages in training: {:g}-{:g} years".format(*card["age_range"]))
+        lines.insert(3, "ages that it is for: {:g}-{:g} years".format(*card["age_range"]))
     return "\n".join(lines)
 
 

@@ -30,9 +30,15 @@ def _roi(recipes: Any) -> None:
         metavar="FILE",
         help="TSV: participant_id, age, sex, MUSE_702, MUSE_<index>; 1 mm",
     )
-    recipe.add_argument(
-        "--same-heads", type=Path, metavar="FILE", help="TSV of some of these people, segmented at 2 mm"
-    )
+    files = {
+        "--coarse-table": "TSV of other people, segmented at 2 mm; wants --same-heads",
+        "--same-heads": "TSV of some of the people of --table, segmented at 2 mm",
+        "--noise": "TSV of measurement errors that the fit reckons with: index, relative_sd",
+        "--judge": "TSV as --table with diagnosis (CN, ...): judged, never trained on",
+    }
+    for name, text in files.items():
+        recipe.add_argument(name, type=Path, metavar="FILE", help=text)
+    recipe.add_argument("--compare", action="store_true", help="judge other regressions too (needs xgboost-cpu)")
     recipe.add_argument(
         "--out", type=Path, required=True, metavar="BUNDLE", help="new folder; its name becomes the model's"
     )
@@ -44,7 +50,19 @@ def run_roi(args: argparse.Namespace) -> int:
     """Fit the ``roi`` model and print how well it does on people who were left out."""
     from bids_brainage.training.roi import fit
 
-    return _report(fit(args.table, same_heads=args.same_heads, out=args.out, seed=args.seed))
+    bundle = fit(
+        args.table,
+        coarse_table=args.coarse_table,
+        same_heads=args.same_heads,
+        noise=args.noise,
+        judged=args.judge,
+        compare=args.compare,
+        out=args.out,
+        seed=args.seed,
+    )
+    for who, why in bundle.card["training"]["left_out"].items():
+        print(f"left out of training: {who} ({why})")
+    return _report(bundle)
 
 
 def _atlas(recipes: Any) -> None:

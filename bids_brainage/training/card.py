@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bids_brainage.core.files import copy, read_json, sha256
-from bids_brainage.training.muse import Table
+from bids_brainage.training.muse import Cohort
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LIBRARIES = ("numpy", "scipy", "scikit-learn")
@@ -17,11 +17,15 @@ UNSTATED = "not stated here: that of the table; state it before you share this b
 
 
 class Made(NamedTuple):
-    """How a bundle was made: the tables given (training data first), the seed, and the penalty that was chosen."""
+    """How a bundle was made: its name, the options given (training tables by option, the 1 mm one first), the seed."""
 
-    tables: Sequence[Path]
+    name: str
+    tables: Mapping[str, Path | None]
+    noise: Path | None
+    judged: Path | None
+    compared: bool
     seed: int
-    penalty: float
+    left_out: Mapping[str, str]
 
 
 def provenance(path: Path) -> dict[str, Any]:
@@ -40,46 +44,53 @@ def write_licence(folder: Path, tables: Sequence[Path]) -> None:
         copy(DATA / "licences" / "roi-bundle.txt", folder / "LICENSE.txt")
 
 
-def roi_card(name: str, people: Table, made: Made, metrics: dict[str, Any]) -> dict[str, Any]:
+def roi_card(made: Made, cohort: Cohort, metrics: dict[str, Any], age_range: tuple[float, float]) -> dict[str, Any]:
     """The card of a ``roi`` bundle, without its architecture's arguments."""
-    data = [provenance(path) for path in made.tables]
-    youngest, oldest = float(people.age.min()), float(people.age.max())
+    people = cohort.people()
+    data = [provenance(path) for path in made.tables.values() if path]
+    error = {"measurement_error": provenance(made.noise)} if made.noise else {}
     return {
-        "name": name,
+        "name": made.name,
         "architecture": "roi",
         "role": "brain_age",
-        "version": "1.0.0",
-        "description": f"Ridge regression of age on {len(people.indices)} regional volumes relative to ICV, and sex",
+        "version": "2.0.0",
+        "description": f"Ridge regression of age on {len(people.indices)} regional volumes relative to ICV, and sex"
+        + (", that reckons with their measurement error" if made.noise else ""),
         "needs": ["muse_volumes", "sex"],
-        "age_range": [youngest, oldest],
+        "age_range": list(age_range),
         "licence": data[0].get("derivative_licence", UNSTATED),
         "training": {
             "kind": "real",
             "n": len(people.age),
+            "n_1mm": len(cohort.fine.age),
             "ages": {
-                "min": youngest,
-                "max": oldest,
+                "min": float(people.age.min()),
+                "max": float(people.age.max()),
                 "mean": round(float(people.age.mean()), 2),
                 "sd": round(float(people.age.std(ddof=1)), 2),
+                "outside_age_range": int(((people.age < age_range[0]) | (people.age > age_range[1])).sum()),
             },
             "sexes": {sex: int((people.sex == sex).sum()) for sex in ("F", "M")},
             "sites": {site: int((people.site == site).sum()) for site in sorted(set(people.site.tolist())) if site},
             "data": data,
+            "left_out": made.left_out,
+            **error,
             "seed": made.seed,
-            "command": command(name, made),
+            "command": command(made),
             "software": {library: version(library) for library in LIBRARIES},
         },
         "metrics": metrics,
         "notes": notes(metrics),
-        "not_meant_for": not_meant_for(youngest, oldest),
+        "not_meant_for": not_meant_for(*age_range),
     }
 
 
-def command(name: str, made: Made) -> str:
+def command(made: Made) -> str:
     """The command that makes the same bundle again."""
-    options = ("--table", "--same-heads")
-    words = [word for option, path in zip(options, made.tables, strict=False) for word in (option, path.name)]
-    return shlex.join(["brainage", "train", "roi", *words, "--out", name, "--seed", str(made.seed)])
+    paths = {**made.tables, "--noise": made.noise, "--judge": made.judged}
+    words = [word for option, path in paths.items() if path for word in (option, path.name)]
+    words += ["--compare"] if made.compared else []
+    return shlex.join(["brainage", "train", "roi", *words, "--out", made.name, "--seed", str(made.seed)])
 
 
 def notes(metrics: dict[str, Any]) -> list[str]:
@@ -89,7 +100,13 @@ def notes(metrics: dict[str, Any]) -> list[str]:
         f"Predictions regress to the mean age of training: predicted age rises by {slope} years a year of age "
         "(out of fold), so that young people look older and old people younger than they are.",
         "No bias correction is included: the group level fits one on controls; age belongs into every test of the gap.",
-        "Prediction intervals have one width at all ages; see interval_90 for their coverage by age third.",
+        "Prediction intervals widen where residuals at that predicted age are larger; interval_90 has their coverage "
+        "by age third."
+        + (
+            " They are those of volumes with the measurement error that was given, and too wide for better ones."
+            if "interval_90_with_measurement_error" in metrics
+            else ""
+        ),
         "Without sex, the age is the mean of those for a woman and a man, the interval spans both, "
         "and sex_missing is flagged.",
     ]
@@ -98,7 +115,8 @@ def notes(metrics: dict[str, Any]) -> list[str]:
 def not_meant_for(youngest: float, oldest: float) -> list[str]:
     """Uses that nothing here supports."""
     return [
-        f"people younger than {youngest:.0f} or older than {oldest:.0f} years (flagged; the model then extrapolates)",
+        f"people younger than {youngest:.0f} or older than {oldest:.0f} years (flagged; fewer than ten people trained "
+        "the model beyond either age)",
         "children and adolescents",
         "clinical decisions about a person: the interval of one person spans decades",
         "volumes of other segmentations than DLMUSE at 1 mm, or those that say that they are on its scale",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,18 @@ def figure(value: float) -> float | None:
     return round(float(value), 3) if math.isfinite(value) else None
 
 
+def estimate(value_low_high: Sequence[float]) -> dict[str, float | None]:
+    """An estimate with the bounds of its 95 % interval, as a card holds it."""
+    return dict(zip(("value", "low", "high"), map(figure, value_low_high), strict=True))
+
+
+def mean_difference(first: FloatArray, second: FloatArray, seed: int) -> dict[str, float | None]:
+    """Mean of ``first - second`` of the same people, shape (n,), with a percentile bootstrap interval over people."""
+    difference, rng = first - second, np.random.default_rng(seed)
+    draws = [difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(RESAMPLES)]
+    return estimate((difference.mean(), *np.quantile(draws, (0.025, 0.975))))
+
+
 def whole(age: FloatArray, predicted: FloatArray, seed: int) -> dict[str, Any]:
     """MAE, r, R2 and bias with 95 % bootstrap intervals over people, and the slope of predicted on true age.
 
@@ -33,10 +46,7 @@ def whole(age: FloatArray, predicted: FloatArray, seed: int) -> dict[str, Any]:
         Of the bootstrap.
     """
     measured = accuracy(age, predicted, np.arange(len(age)), resamples=RESAMPLES, seed=seed)
-    named: dict[str, Any] = {
-        name: dict(zip(("value", "low", "high"), map(figure, getattr(measured, name)), strict=True))
-        for name in ("mae", "r", "r2", "bias")
-    }
+    named: dict[str, Any] = {name: estimate(getattr(measured, name)) for name in ("mae", "r", "r2", "bias")}
     slope = figure(np.polyfit(age, predicted, 1)[0])
     baseline = figure(np.abs(age - age.mean()).mean())
     return {"n": len(age), **named, "slope_of_predicted_on_age": slope, "mae_of_the_mean_age": baseline}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.models.roi import ICV, SEX_CODE, VENTRICLES, features
+from bids_brainage.models.roi import ICV, SEX_CODE, VENTRICLES, Conversion, features
 
 FloatArray = NDArray[np.float64]
 
@@ -64,23 +65,39 @@ class Table:
         """Some of the people, by number or by a mask."""
         return replace(self, **{name: getattr(self, name)[chosen] for name in COLUMNS})
 
+    def and_also(self, other: Table) -> Table:
+        """These people, then those of a table with the same regions."""
+        return replace(self, **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in COLUMNS})
 
-def read_table(path: Path, *, fewest: int = FEWEST_PEOPLE) -> Table:
+    def converted(self, conversion: Conversion) -> Table:
+        """Volumes at 2 mm brought to the scale of 1 mm."""
+        volumes, icv = conversion(self.volumes, self.icv)
+        return replace(self, volumes=volumes, icv=icv)
+
+    def with_error(self, relative_sd: FloatArray | None, seed: int) -> Table:
+        """The same people measured once more: log-normal errors, independent between regions, of shape (k,)."""
+        if relative_sd is None:
+            return self
+        error = np.random.default_rng(seed).normal(size=self.volumes.shape) * relative_sd
+        return replace(self, volumes=self.volumes * np.exp(error))
+
+
+def read_table(path: Path, *, fewest: int = FEWEST_PEOPLE, leave_out: Sequence[str] = ()) -> Table:
     """Read a TSV with ``participant_id``, ``age``, ``sex`` (F, M), ``MUSE_702`` and regional volumes ``MUSE_<index>``.
+
+    ``leave_out`` names rows that are not looked at, failed ones for instance.
 
     Raises
     ------
     UsageError
         Where a column or value is missing, a person stands twice, there are too few, or a segmentation failed.
     """
-    try:
-        frame = pd.read_csv(path, sep="\t", dtype={"participant_id": str, "sex": str})
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable TSV ({error}); give a table of MUSE volumes") from None
+    frame = _read(path)
     absent = [name for name in ("participant_id", "age", "sex", f"MUSE_{ICV}") if name not in frame]
     rois = [str(name) for name in frame if re.fullmatch(r"MUSE_\d+", str(name)) and name != f"MUSE_{ICV}"]
     if absent or not rois:
         raise UsageError(f"{path}: lacks column {', '.join(absent) or 'MUSE_<index>'}; give a table of MUSE volumes")
+    frame = frame[~frame["participant_id"].isin(list(leave_out))].reset_index(drop=True)
     values = frame[["age", f"MUSE_{ICV}", *rois]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     _check(path, frame, values, fewest)
     return Table(
@@ -92,6 +109,47 @@ def read_table(path: Path, *, fewest: int = FEWEST_PEOPLE) -> Table:
         volumes=values[:, 2:],
         indices=tuple(int(name.removeprefix("MUSE_")) for name in rois),
     )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, sep="\t", dtype={"participant_id": str, "sex": str})
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable TSV ({error}); give a table of MUSE volumes") from None
+
+
+def failed(path: Path) -> list[str]:
+    """Who of a table has so many empty regions that the segmentation failed."""
+    frame = _read(path)
+    volumes = frame.filter(regex=r"^MUSE_\d+$").drop(columns=f"MUSE_{ICV}", errors="ignore")
+    who = frame.get("participant_id", pd.Series(dtype=str))
+    return [str(name) for name in who[(volumes == 0).sum(axis=1) > MOST_EMPTY]]
+
+
+def read_error(path: Path, indices: Sequence[int]) -> FloatArray:
+    """Measurement error of each region from a TSV with ``index`` and ``relative_sd``, in the order of ``indices``.
+
+    Other indices (ICV, composites) are not used: the error of ICV is common to all regions.
+
+    Raises
+    ------
+    UsageError
+        Where it cannot be read, or a region has no finite ``relative_sd`` of at least 0, or two.
+    """
+    frame = _read(path)
+    if not {"index", "relative_sd"} <= set(frame):
+        raise UsageError(f"{path}: lacks column index or relative_sd; give a table of measurement errors")
+    known = frame.apply(pd.to_numeric, errors="coerce")[frame["index"].isin(list(indices))].set_index("index")
+    values = known["relative_sd"]
+    if values.index.has_duplicates:
+        raise UsageError(
+            f"{path}: MUSE index {values.index[values.index.duplicated()][0]:g} stands twice; keep one row"
+        )
+    values = values.reindex(list(indices))
+    bad = [index for index, value in values.items() if not 0 <= value < np.inf]
+    if bad:
+        raise UsageError(f"{path}: no usable relative_sd for MUSE index {bad[0]}; give one of each region, 0 for none")
+    return values.to_numpy(dtype=float)
 
 
 def _check(path: Path, frame: pd.DataFrame, values: FloatArray, fewest: int) -> None:
@@ -135,6 +193,28 @@ def log_ratios(fine: FloatArray, coarse: FloatArray) -> FloatArray:
     return weight * ratio + (1 - weight) * ratio.mean()
 
 
+def slope(fine: Table, coarse: Table) -> float:
+    """How much larger the differences between people are at 1 mm than at 2 mm, in log(volume / ICV); one number.
+
+    The geometric mean over regions of the ratio of SDs, which is the slope of the reduced major axis (Warton et al.
+    2006, Biological Reviews 81:259-291, section 4): a regression of one resolution on the other would be attenuated
+    by the errors of the other. Ages take no part.
+    """
+    spread = [np.log((t.volumes + VOXEL_2MM) / t.icv[:, None]).std(axis=0) for t in (fine, coarse)]
+    varies = (spread[0] > 0) & (spread[1] > 0)
+    return float(np.exp(np.mean(np.log(spread[0][varies] / spread[1][varies])))) if varies.any() else 1.0
+
+
+def conversion(fine: Table, coarse: Table) -> Conversion:
+    """What takes volumes at 2 mm to the scale of 1 mm, from the same people in one order."""
+    return Conversion(
+        regions=log_ratios(fine.volumes, coarse.volumes),
+        icv=float(np.log(fine.icv / coarse.icv).mean()),
+        centre=np.log((fine.volumes + VOXEL_2MM) / fine.icv[:, None]).mean(axis=0),
+        slope=slope(fine, coarse),
+    )
+
+
 def pair(table: Table, same_heads: Path) -> tuple[Table, Table]:
     """The same people in both tables: of ``table``, and of the one at 2 mm, in one order."""
     other = read_table(same_heads, fewest=FEWEST_SAME_HEADS)
@@ -148,11 +228,61 @@ def pair(table: Table, same_heads: Path) -> tuple[Table, Table]:
     return table.rows(np.array([row[who] for who in chosen.who])), chosen
 
 
-def conversion(fine: Table, coarse: Table) -> tuple[FloatArray, float]:
-    """Log ratios (1 mm over 2 mm) of the regions, shrunken, and of ICV, from the same people in one order."""
-    return log_ratios(fine.volumes, coarse.volumes), float(np.log(fine.icv / coarse.icv).mean())
+@dataclass(frozen=True)
+class Cohort:
+    """Everyone who trains: people at 1 mm, others at 2 mm, and the heads that are known at both.
+
+    Attributes
+    ----------
+    fine : Table
+        At 1 mm.
+    coarse : Table, optional
+        Other people at 2 mm, as segmented; wants ``heads``.
+    heads : pair of Table, optional
+        Of :func:`pair`.
+    """
+
+    fine: Table
+    coarse: Table | None = None
+    heads: tuple[Table, Table] | None = None
+
+    @property
+    def is_coarse(self) -> NDArray[np.bool_]:
+        """Who was segmented at 2 mm, shape (n,)."""
+        return np.arange(len(self.people().age)) >= len(self.fine.age)
+
+    def conversion(self, judged: Sequence[str] | NDArray[np.str_] = ()) -> Conversion | None:
+        """The conversion by heads that are not ``judged``; ``None`` where no head is known at both resolutions."""
+        if self.heads is None:
+            return None
+        blind = ~np.isin(self.heads[0].who, list(judged))
+        return conversion(self.heads[0].rows(blind), self.heads[1].rows(blind))
+
+    def people(self, judged: Sequence[str] | NDArray[np.str_] = ()) -> Table:
+        """All on the scale of 1 mm, by a conversion that is blind to those ``judged``; in the same order always."""
+        by = self.conversion(judged)
+        return self.fine if self.coarse is None or by is None else self.fine.and_also(self.coarse.converted(by))
 
 
-def convert(table: Table, regions: FloatArray, icv: float) -> Table:
-    """Volumes at 2 mm brought to the scale of 1 mm by such log ratios."""
-    return replace(table, volumes=table.volumes * np.exp(regions), icv=table.icv * np.exp(icv))
+def read_cohort(
+    table: Path, coarse_table: Path | None, same_heads: Path | None, leave_out: Sequence[str] = ()
+) -> Cohort:
+    """Read what :class:`Cohort` holds; ``leave_out`` are people of ``coarse_table`` who do not train.
+
+    Raises
+    ------
+    UsageError
+        Where a table cannot be used, or people at 2 mm come without heads that are known at both resolutions.
+    """
+    fine = read_table(table)
+    heads = pair(fine, same_heads) if same_heads else None
+    if coarse_table is None:
+        return Cohort(fine, None, heads)
+    if heads is None:
+        raise UsageError(f"{coarse_table}: volumes at 2 mm need --same-heads, which takes out the effect of resolution")
+    coarse = read_table(coarse_table, fewest=1, leave_out=leave_out)
+    twice = sorted(set(coarse.who) & set(fine.who))
+    if twice or coarse.indices != fine.indices:
+        what = f"{twice[0]} stands in the other table too" if twice else "has other regions than the other table"
+        raise UsageError(f"{coarse_table}: {what}; give other people with the same regions")
+    return Cohort(fine, coarse, heads)

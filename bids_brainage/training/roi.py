@@ -1,7 +1,9 @@
-"""Recipe of the ``roi`` model: ridge on ICV-normalised MUSE volumes with sex, from one table.
+"""Recipe of the ``roi`` model: ridge on ICV-normalised MUSE volumes with sex, from tables at 1 mm and at 2 mm.
 
 Everything that the card says of accuracy comes from nested cross-validation: the person judged takes part neither in
-the fit, nor in the choice of the penalty, nor in the interval, nor in the conversion between resolutions.
+the fit, nor in the choice of the penalty, nor in the interval, nor in the conversion between resolutions. Where the
+measurement error of the volumes is known, the fit reckons with it (:class:`NoisyRidge`), and the intervals are those of
+volumes that have it: of people who were left out, with errors drawn once.
 """
 
 from __future__ import annotations
@@ -12,159 +14,123 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
+from sklearn.base import clone
 
 from bids_brainage.core.bundle import Bundle, load, save
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_text
-from bids_brainage.models.base import conformal_half_width
-from bids_brainage.models.roi import FEATURE_COLUMNS, FEATURES, ICV, RESIDUALS, SCALE_1MM
-from bids_brainage.training import card, evaluate
-from bids_brainage.training.muse import FEWEST_PEOPLE, LOG_OFFSET, Table, conversion, convert, pair, read_table
+from bids_brainage.models.base import LocalConformal, conformal_half_width
+from bids_brainage.models.roi import FEATURE_COLUMNS, FEATURES, ICV, RESIDUALS, SCALE_1MM, Conversion
+from bids_brainage.training import card, evidence
+from bids_brainage.training.muse import LOG_OFFSET, Cohort, Table, failed, read_cohort, read_error
+from bids_brainage.training.regressors import NoisyRidge, folds, one_thread, search
 
 FloatArray = NDArray[np.float64]
 
-PENALTIES = np.logspace(1, 4, 13)
-FOLDS = 10
 COVERAGE = 0.9
+BANDWIDTH = 8.0
 ORDINARY = 0.99
-
-one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+FEWEST_BEYOND = 10
 
 
 class Fold(NamedTuple):
-    """One round of the outer cross-validation: ``test`` took no part in ``model`` and ``half_width``."""
+    """One round of the outer cross-validation: ``test`` took no part in ``model``, ``interval`` and ``people``."""
 
     train: NDArray[np.int_]
     test: NDArray[np.int_]
-    model: Pipeline
-    half_width: float
+    model: NoisyRidge
+    interval: LocalConformal
+    people: Table
 
 
 class HeldOut(NamedTuple):
-    """What models that did not see them say of each person, shape (n,) each; years, and SD for ``largest_z``."""
+    """What models that did not see them say of each person, shape (n,) each; years, and SD for ``largest_z``.
+
+    ``measured`` and ``measured_half_width`` are of volumes with the measurement error; the plain ones without.
+    """
 
     predicted: FloatArray
     half_width: FloatArray
+    measured: FloatArray
+    measured_half_width: FloatArray
     largest_z: FloatArray
 
 
 @one_thread
-def search(design: FloatArray, age: FloatArray, seed: int) -> GridSearchCV:
-    """Ridge regression whose penalty 10-fold cross-validation chooses by mean squared error."""
-    pipeline = make_pipeline(StandardScaler(), Ridge())
-    folds = KFold(FOLDS, shuffle=True, random_state=seed)
-    grid = {"ridge__alpha": PENALTIES}
-    return GridSearchCV(pipeline, grid, scoring="neg_mean_squared_error", cv=folds).fit(design, age)
-
-
-@one_thread
-def cross_fit(design: FloatArray, age: FloatArray, seed: int) -> list[Fold]:
-    """Nested cross-validation: penalty and interval of each fold come from its own training people.
+def cross_fit(cohort: Cohort, seed: int, relative_sd: FloatArray | None = None) -> list[Fold]:
+    """Nested cross-validation: penalty, interval and conversion of each fold come from its own training people.
 
     Parameters
     ----------
-    design : array, shape (n, k)
-        As of :meth:`Table.design`.
-    age : array, shape (n,)
-        Years.
+    cohort : Cohort
+        All people.
     seed : int
-        Of both levels of folds.
+        Of both levels of folds, and of the errors drawn.
+    relative_sd : array, shape (k,), optional
+        Measurement error of each region.
     """
-    folds = []
-    for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(design):
-        model = search(design[train], age[train], seed).best_estimator_
-        inner = cross_val_predict(model, design[train], age[train], cv=KFold(FOLDS, shuffle=True, random_state=seed))
-        folds.append(Fold(train, test, model, conformal_half_width(inner - age[train], COVERAGE)))
-    return folds
+    rounds = []
+    who = cohort.people().who
+    for train, test in folds(seed).split(who):
+        people = cohort.people(judged=who[test])
+        design, age = people.design(), people.age
+        noisy = people.with_error(relative_sd, seed).design()
+        model = search(design[train], age[train], seed, relative_sd, people.logged)
+        inner = np.empty(len(train))
+        for a, b in folds(seed).split(train):
+            inner[b] = clone(model).fit(design[train[a]], age[train[a]]).predict(noisy[train[b]])
+        interval = LocalConformal(inner, inner - age[train], COVERAGE, BANDWIDTH)
+        rounds.append(Fold(train, test, model, interval, people))
+    return rounds
 
 
-def held_out(folds: list[Fold], table: Table) -> HeldOut:
-    """Gather what each fold says of its own test people."""
-    design = table.design()
-    found = HeldOut(*(np.empty(len(table.age)) for _ in HeldOut._fields))
-    for train, test, model, half_width in folds:
-        found.predicted[test] = model.predict(design[test])
-        found.half_width[test] = half_width
-        z = model[0].transform(design[test])[:, :-1]
-        icv = (table.icv[test] - table.icv[train].mean()) / table.icv[train].std()
+def held_out(rounds: list[Fold], seed: int, relative_sd: FloatArray | None = None) -> HeldOut:
+    """Gather what each fold says of its own test people; ``seed`` is that of :func:`cross_fit`."""
+    found = HeldOut(*(np.empty(len(rounds[0].people.age)) for _ in HeldOut._fields))
+    for train, test, model, interval, people in rounds:
+        measured = people.with_error(relative_sd, seed)
+        found.predicted[test] = model.predict(people.design()[test])
+        found.measured[test] = model.predict(measured.design()[test])
+        found.half_width[test] = interval.half_width(found.predicted[test])
+        found.measured_half_width[test] = interval.half_width(found.measured[test])
+        z = ((people.design()[test] - model.mean_) / model.scale_)[:, :-1]
+        icv = (people.icv[test] - people.icv[train].mean()) / people.icv[train].std()
         found.largest_z[test] = np.maximum(np.abs(z).max(axis=1), np.abs(icv))
     return found
 
 
-def site_left_out(table: Table, seed: int) -> FloatArray:
-    """Predictions of each site by a model of the other sites, years, shape (n,); ``nan`` where too few remain."""
-    design, predicted = table.design(), np.full(len(table.age), np.nan)
-    for site in np.unique(table.site):
-        test = table.site == site
-        if (~test).sum() >= FEWEST_PEOPLE // 2:
-            predicted[test] = search(design[~test], table.age[~test], seed).predict(design[test])
-    return predicted
-
-
-def resolution_agreement(folds: list[Fold], table: Table, fine: Table, coarse: Table) -> dict[str, Any]:
-    """Age from 2 mm volumes minus age from 1 mm volumes of the same heads, in years.
-
-    Model and conversion are blind to the head that is judged.
-    """
-    difference, untouched = np.empty(len(fine.who)), np.empty(len(fine.who))
-    for _, test, model, _ in folds:
-        judged = np.isin(fine.who, table.who[test])
-        if not judged.any():
-            continue
-        regions, icv = conversion(fine.rows(~judged), coarse.rows(~judged))
-        reference = model.predict(fine.rows(judged).design())
-        difference[judged] = model.predict(convert(coarse.rows(judged), regions, icv).design()) - reference
-        untouched[judged] = model.predict(coarse.rows(judged).design()) - reference
-    size = np.abs(difference)
-    return {
-        "n": len(difference),
-        "mean_difference": evaluate.figure(difference.mean()),
-        "median_absolute_difference": evaluate.figure(float(np.median(size))),
-        "largest_absolute_difference": evaluate.figure(size.max()),
-        "mean_difference_without_conversion": evaluate.figure(untouched.mean()),
-    }
-
-
-def figures(table: Table, folds: list[Fold], seed: int) -> dict[str, Any]:
-    """All figures of accuracy for the card, by people who were left out."""
-    found, age = held_out(folds, table), table.age
-    thirds = evaluate.age_thirds(age)
-    intervals = evaluate.coverage(age, found.predicted, found.half_width)
-    intervals["by_age_third"] = {
-        name: evaluate.coverage(age[thirds == name], found.predicted[thirds == name], found.half_width[thirds == name])
-        for name in sorted(set(thirds))
-    }
-    sited = len(set(table.site)) > 1
-    return {
-        "how": f"nested {FOLDS}-fold cross-validation over people; errors are predicted minus true age, in years",
-        "out_of_fold": evaluate.whole(age, found.predicted, seed),
-        "by_sex": evaluate.by_group(age, found.predicted, table.sex),
-        "by_age_third": evaluate.by_group(age, found.predicted, thirds),
-        "by_site": evaluate.by_group(age, found.predicted, table.site) if sited else {},
-        "leave_one_site_out": evaluate.by_group(age, site_left_out(table, seed), table.site) if sited else {},
-        "interval_90": intervals,
-    }
-
-
 @one_thread
-def fit(table: Path, *, same_heads: Path | None = None, out: Path, seed: int = 0) -> Bundle:
+def fit(
+    table: Path,
+    *,
+    coarse_table: Path | None = None,
+    same_heads: Path | None = None,
+    noise: Path | None = None,
+    judged: Path | None = None,
+    compare: bool = False,
+    out: Path,
+    seed: int = 0,
+) -> Bundle:
     """Train the model, judge it, and write its bundle.
 
     Parameters
     ----------
     table : Path
         Volumes at 1 mm with age and sex, a row a person; see :func:`bids_brainage.training.muse.read_table`.
+    coarse_table : Path, optional
+        Other people at 2 mm; failed segmentations, and heads that the app is judged by, are left out.
     same_heads : Path, optional
-        Some of these people segmented at 2 mm; without it the bundle refuses volumes on that scale.
+        Some of ``table`` segmented at 2 mm; without it the bundle refuses volumes on that scale.
+    noise : Path, optional
+        Measurement error of each region; see :func:`bids_brainage.training.muse.read_error`.
+    judged : Path, optional
+        People with a ``diagnosis`` who never train; see :func:`bids_brainage.training.evidence.patients`.
+    compare : bool
+        Judge other regressions on the same folds too; minutes.
     out : Path
         A new or empty folder; its name becomes the model's.
     seed : int
-        Of folds and bootstrap. The same table, seed and versions give the same bytes.
+        Of folds, errors and bootstrap. The same tables, seed and versions give the same bytes.
 
     Raises
     ------
@@ -174,41 +140,72 @@ def fit(table: Path, *, same_heads: Path | None = None, out: Path, seed: int = 0
     out = Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is there already; remove it or give another folder")
-    people = read_table(table)
-    paired = pair(people, same_heads) if same_heads else None
-    folds = cross_fit(people.design(), people.age, seed)
-    found = held_out(folds, people)
-    best = search(people.design(), people.age, seed).best_estimator_
-    metrics = figures(people, folds, seed)
-    if paired:
-        metrics["resolution_2mm"] = resolution_agreement(folds, people, *paired)
-    given = [path for path in (table, same_heads) if path]
-    text = card.roi_card(out.name, people, card.Made(given, seed, float(best[-1].alpha)), metrics)
-    text["arguments"] = _arguments(best, found, bool(paired))
+    made = card.Made(
+        name=out.name,
+        tables={"--table": table, "--coarse-table": coarse_table, "--same-heads": same_heads},
+        noise=noise,
+        judged=judged,
+        compared=compare,
+        seed=seed,
+        left_out=_left_out(coarse_table),
+    )
+    return _make(made, read_cohort(table, coarse_table, same_heads, list(made.left_out)), out)
+
+
+def _make(made: card.Made, cohort: Cohort, out: Path) -> Bundle:
+    """Fit, judge and write."""
+    people, seed = cohort.people(), made.seed
+    error = read_error(made.noise, people.indices) if made.noise else None
+    rounds = cross_fit(cohort, seed, error)
+    found = held_out(rounds, seed, error)
+    best = search(people.design(), people.age, seed, error, people.logged)
+    metrics = evidence.figures(cohort, found, seed, error)
+    metrics["resolution_2mm"] = evidence.resolution_agreement(rounds, cohort)
+    metrics["candidates"] = evidence.comparison(rounds, seed, error) if made.compared else {}
+    metrics["patients"] = evidence.patients(made.judged, best, people.indices) if made.judged else {}
+    text = card.roi_card(made, cohort, metrics, age_range(people.age))
+    text["arguments"] = _arguments(best, found, cohort.conversion())
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".training-", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
-        write_text(folder / FEATURES, _feature_table(best, people, paired))
-        write_text(folder / RESIDUALS, _residual_table(found.predicted, people.age))
-        card.write_licence(folder, given)
+        write_text(folder / FEATURES, _feature_table(best, people, cohort.conversion()))
+        write_text(folder / RESIDUALS, _residual_table(found.measured, people.age))
+        card.write_licence(folder, [path for path in made.tables.values() if path])
         save(folder, text)
         folder.replace(out)
     return load(out)
 
 
-def _arguments(best: Pipeline, found: HeldOut, converts_2mm: bool) -> dict[str, Any]:
+def age_range(age: FloatArray) -> tuple[float, float]:
+    """Between the tenth youngest and the tenth oldest: further out, fewer than ten people say how ages look."""
+    ordered = np.sort(age)
+    return float(ordered[FEWEST_BEYOND - 1]), float(ordered[-FEWEST_BEYOND])
+
+
+def _left_out(coarse_table: Path | None) -> dict[str, str]:
+    """Who of a table at 2 mm does not train, and why."""
+    if coarse_table is None:
+        return {}
+    judging = card.provenance(coarse_table).get("judging_heads", [])
+    return dict.fromkeys(judging, "judges the app") | dict.fromkeys(
+        failed(coarse_table), "many empty regions: the segmentation failed"
+    )
+
+
+def _arguments(best: NoisyRidge, found: HeldOut, conversion: Conversion | None) -> dict[str, Any]:
     """What the architecture wants besides its tables."""
-    scaler, ridge = best
-    sex = ridge.coef_[-1] / scaler.scale_[-1]
+    sex = best.coef_[-1] / best.scale_[-1]
     return {
         "regressor": "ridge",
-        "penalty": _short(ridge.alpha),
+        "penalty": _short(best.alpha),
         "scale": SCALE_1MM,
-        "converts_2mm": converts_2mm,
+        "converts_2mm": conversion is not None,
+        "slope_2mm": _short(conversion.slope) if conversion else 1.0,
         "log_offset": LOG_OFFSET,
-        "intercept": _short(ridge.intercept_ - sex * scaler.mean_[-1]),
+        "intercept": _short(best.intercept_ - sex * best.mean_[-1]),
         "sex_coefficient": _short(sex),
         "coverage": COVERAGE,
+        "bandwidth": BANDWIDTH,
         "largest_abs_z": _short(conformal_half_width(found.largest_z, ORDINARY)),
     }
 
@@ -218,16 +215,16 @@ def _short(value: float) -> float:
     return float(f"{value:.8g}")
 
 
-def _feature_table(best: Pipeline, people: Table, paired: tuple[Table, Table] | None) -> str:
+def _feature_table(best: NoisyRidge, people: Table, conversion: Conversion | None) -> str:
     """The bundle's table of regions, ICV first."""
-    scaler, ridge = best
-    regions, icv = conversion(*paired) if paired else (np.full(len(people.indices), np.nan), np.nan)
-    rows = [(ICV, "none", people.icv.mean(), people.icv.std(), 0.0, icv)]
+    nothing = np.full(len(people.indices), np.nan)
+    by = conversion or Conversion(nothing, np.nan, nothing, 1.0)
+    rows = [(ICV, "none", people.icv.mean(), people.icv.std(), 0.0, by.icv, np.nan)]
     for k, index in enumerate(people.indices):
         transform = "log" if people.logged[k] else "linear"
-        rows.append((index, transform, scaler.mean_[k], scaler.scale_[k], ridge.coef_[k], regions[k]))
+        rows.append((index, transform, best.mean_[k], best.scale_[k], best.coef_[k], by.regions[k], by.centre[k]))
     lines = ["\t".join(FEATURE_COLUMNS)]
-    lines += ["\t".join([str(i), t, *("n/a" if np.isnan(v) else f"{v:.8g}" for v in v3)]) for i, t, *v3 in rows]
+    lines += ["\t".join([str(i), t, *("n/a" if np.isnan(v) else f"{v:.8g}" for v in rest)]) for i, t, *rest in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -31,7 +31,7 @@ def people(n=4, seed=0):
 
 
 def write(path, frame, name="MUSE_{}", who="participant_id", **more):
-    table = frame.rename(columns={index: name.format(index) for index in frame.columns})
+    table = frame.rename(columns={index: name.format(index) for index in frame.columns}).copy()
     table.insert(0, who, [f"P{n:02d}" for n in range(len(frame))])
     for column, values in more.items():
         table[column] = values
@@ -88,9 +88,9 @@ def test_the_apps_own_table_is_read_with_its_scale(tmp_path):
 
 
 def test_age_and_sex_are_used_as_in_the_app(tmp_path):
-    table = write(tmp_path / "t.tsv", people(), age=["61.5", "89+", "", "30"], sex=["F", "male", "n/a", "M"])
+    table = write(tmp_path / "t.tsv", people(), age=["61.5", "89+", "", "19"], sex=["F", "male", "n/a", "M"])
     _, rows = predict(table, tmp_path / "out.tsv")
-    assert [row["age"] for row in rows] == ["61.5", "n/a", "n/a", "30"]
+    assert [row["age"] for row in rows] == ["61.5", "n/a", "n/a", "19"]
     assert [row["sex"] for row in rows] == ["F", "M", "n/a", "M"]
     assert float(rows[0]["gap"]) == pytest.approx(float(rows[0]["brain_age"]) - 61.5, abs=0.01)
     assert rows[1]["gap"] == "n/a"

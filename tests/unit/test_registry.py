@@ -91,7 +91,7 @@ def test_models_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert main(["models", "show", "mine", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "mine"
     assert main(["models", "show", "roi"]) == 0
-    assert "ages in training: 40.36-86.32 years" in capsys.readouterr().out
+    assert "ages that it is for: 24.62-74.99 years" in capsys.readouterr().out
     assert main(["models", "verify"]) == 0
     (tmp_path / "models" / "mine" / "weights.tsv").write_text("else\n")
     capsys.readouterr()

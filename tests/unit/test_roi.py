@@ -14,8 +14,8 @@ from bids_brainage.core.bundle import save
 from bids_brainage.core.errors import BundleError, ScanError
 from bids_brainage.core.types import Sex
 from bids_brainage.models import registry
-from bids_brainage.models.base import conformal_half_width, load_model
-from bids_brainage.models.roi import ICV, RoiInputs, RoiModel, features, read_volumes
+from bids_brainage.models.base import LocalConformal, conformal_half_width, load_model
+from bids_brainage.models.roi import ICV, Conversion, RoiInputs, RoiModel, features, read_volumes
 
 NO_FIXTURE_RESET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 
@@ -155,15 +155,41 @@ def test_a_list_gives_what_each_alone_gives(model: RoiModel) -> None:
 
 
 def test_2mm_volumes_are_brought_to_1mm(model: RoiModel, tmp_path: Path) -> None:
-    volumes = table_of(model, average(model))
-    coarse = {
-        i: v / float(np.exp(model.log_ratio[model.indices.index(i)])) for i, v in volumes.items() if i in model.indices
-    }
-    coarse[ICV] = volumes[ICV] / float(np.exp(model.icv_log_ratio))
+    by = model.conversion
+    icv = 1.5e6
+    centre = np.exp(by.centre - by.regions + by.icv)  # relative to ICV, at 2 mm: what becomes the centre
+    coarse = {ICV: icv, **dict(zip(model.indices, (centre * icv * 1.1).tolist(), strict=True))}
     prepared = model.prepare({"muse_volumes": write(tmp_path / "v.tsv", coarse, "dlmuse-2mm"), "sex": "F"})
-    np.testing.assert_allclose(prepared.volumes, average(model).volumes)
-    assert prepared.icv == pytest.approx(volumes[ICV])
-    assert abs(model.icv_log_ratio + 0.04) < 0.005
+    assert prepared.icv == pytest.approx(icv * np.exp(by.icv))
+    np.testing.assert_allclose(prepared.volumes, np.exp(by.centre) * 1.1**by.slope * prepared.icv)
+    assert abs(by.icv + 0.04) < 0.005
+    assert 1.0 < by.slope < 1.2
+
+
+ROUNDED = st.floats(1e-4, 1e-1)
+
+
+@given(
+    volumes=st.lists(ROUNDED, min_size=3, max_size=3),
+    ratio=st.floats(-0.5, 0.5),
+    slope=st.floats(0.7, 1.4),
+    factor=st.floats(0.5, 2.0),
+)
+def test_conversion_keeps_order_emptiness_and_scale(
+    volumes: list[float], ratio: float, slope: float, factor: float
+) -> None:
+    by = Conversion(np.full(3, ratio), -0.04, np.full(3, -6.0), slope)
+    v, icv = np.array(volumes) * 1.4e6, 1.4e6
+    converted, new_icv = by(v, icv)
+    assert (np.argsort(converted, kind="stable") == np.argsort(v, kind="stable")).all()
+    scaled, scaled_icv = by(v * factor, icv * factor)
+    np.testing.assert_allclose(scaled, converted * factor)
+    assert scaled_icv == pytest.approx(new_icv * factor)
+    assert by(np.array([0.0, *v[1:]]), icv)[0][0] == 0.0
+    plain = Conversion(by.regions, by.icv, by.centre, 1.0)(v, icv)[0]
+    np.testing.assert_allclose(plain, v * np.exp(ratio))
+    many, _ = by(np.stack([v, v * factor]), np.array([icv, icv * factor]))
+    np.testing.assert_allclose(many, [converted, scaled])
 
 
 @pytest.mark.parametrize("scale", [None, "dlmuse-3mm", "DLMUSE 2 mm", 2])
@@ -206,15 +232,15 @@ def small_bundle(folder: Path, **arguments: Any) -> Path:
     """A bundle of two regions: age = 50 + 3 z_51 + 2 z_47 + 4 sex."""
     folder.mkdir()
     lines = [
-        "index\ttransform\tmean\tsd\tcoefficient\tlog_ratio_2mm",
-        "702\tnone\t1400000\t100000\t0\tn/a",
-        "51\tlog\t-5\t0.5\t3\tn/a",
-        "47\tlinear\t0.002\t0.0002\t2\tn/a",
+        "index\ttransform\tmean\tsd\tcoefficient\tlog_ratio_2mm\tcentre_2mm",
+        "702\tnone\t1400000\t100000\t0\tn/a\tn/a",
+        "51\tlog\t-5\t0.5\t3\tn/a\tn/a",
+        "47\tlinear\t0.002\t0.0002\t2\tn/a\tn/a",
     ]
     (folder / "features.tsv").write_text("\n".join(lines) + "\n")
     (folder / "residuals.tsv").write_text("predicted\tresidual\n" + "".join(f"50\t{r}\n" for r in range(-9, 10)))
     given = {"regressor": "ridge", "scale": "dlmuse-1mm", "converts_2mm": False, "log_offset": 0.0, "intercept": 50.0}
-    given |= {"sex_coefficient": 4.0, "coverage": 0.9, "largest_abs_z": 3.0}
+    given |= {"sex_coefficient": 4.0, "coverage": 0.9, "largest_abs_z": 3.0, "slope_2mm": 1.0, "bandwidth": 1e9}
     card = {
         "name": folder.name,
         "architecture": "roi",
@@ -232,7 +258,8 @@ def test_arithmetic_by_hand(tmp_path: Path) -> None:
     person = RoiInputs(np.array([np.exp(-4.5) * 1.4e6, 0.0022 * 1.4e6]), 1.4e6, "M")
     found = model.predict([person])[0]
     assert found.brain_age == pytest.approx(50 + 3 * 1 + 2 * 1 + 4 * 0.5)
-    assert found.brain_age_high == pytest.approx(57 + 9)
+    mean, mean_of_others = 90 / 19, (90 - 9) / 18
+    assert found.brain_age_high == pytest.approx(57 + 9 / mean_of_others * mean)
     assert found.training_data == "simulated"
 
 
@@ -275,3 +302,51 @@ def test_conformal_interval_covers_new_people() -> None:
         np.mean(np.abs(rng.standard_t(3, 500)) <= conformal_half_width(rng.standard_t(3, 60))) for _ in range(400)
     ]
     assert 0.89 < np.mean(inside) < 0.93
+
+
+def heteroscedastic(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions between 20 and 80, with residuals whose SD falls from 9 to 3 years."""
+    rng = np.random.default_rng(seed)
+    predicted = rng.uniform(20, 80, n)
+    return predicted, rng.normal(0, 9 - (predicted - 20) / 10)
+
+
+def test_local_interval_covers_every_third_of_new_people() -> None:
+    inside = []
+    for seed in range(100):
+        interval = LocalConformal(*heteroscedastic(250, seed), 0.9, 8.0)
+        predicted, residual = heteroscedastic(300, 1000 + seed)
+        covered = np.abs(residual) <= interval.half_width(predicted)
+        inside.append([covered[(low <= predicted) & (predicted < low + 20)].mean() for low in (20, 40, 60)])
+    shares = np.mean(inside, axis=0)
+    assert (shares > 0.88).all()
+    assert (shares < 0.93).all()
+    young, old = interval.half_width([25.0, 75.0])
+    assert young > 1.5 * old
+    one_width = LocalConformal(*heteroscedastic(250, 0), 0.9, np.inf).half_width([25.0, 75.0])
+    assert one_width[0] == one_width[1]
+
+
+@given(st.integers(2, 80), st.integers(0, 1000), st.floats(0.1, 10), st.floats(0.5, 50), st.floats(-1e4, 1e4))
+def test_local_interval_grows_with_the_residuals_and_stays_finite(
+    n: int, seed: int, factor: float, bandwidth: float, at: float
+) -> None:
+    predicted, residual = heteroscedastic(n, seed)
+    coverage = 0.9 * n / (n + 1)
+    width = LocalConformal(predicted, residual, coverage, bandwidth).half_width(at)
+    assert np.isfinite(width)
+    assert width >= 0
+    scaled = LocalConformal(predicted, -factor * residual, coverage, bandwidth).half_width(at)
+    assert scaled == pytest.approx(factor * width)
+
+
+def test_local_interval_refuses_what_it_cannot_use() -> None:
+    for predicted, residual, coverage, bandwidth in (
+        ([], [], 0.9, 8.0),
+        ([1.0], [np.nan], 0.9, 8.0),
+        ([1.0, 2.0], [1.0], 0.9, 8.0),
+        ([np.inf, 2.0], [1.0, 1.0], 0.9, 8.0),
+        ([1.0, 2.0], [1.0, 1.0], 0.9, 0.0),
+    ):
+        with pytest.raises(ValueError, match="are needed"):
+            LocalConformal(predicted, residual, coverage, bandwidth)

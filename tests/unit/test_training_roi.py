@@ -13,7 +13,7 @@ from bids_brainage.models import registry
 from bids_brainage.models.base import load_model
 from bids_brainage.models.roi import RoiModel
 from bids_brainage.toolbox import main
-from bids_brainage.training import evaluate, muse, roi
+from bids_brainage.training import evaluate, evidence, muse, roi
 
 INDICES = (4, 23, 30, 47, 48, 51, 52, 100)
 FINE_OVER_COARSE = np.array([0.9, 1.1, 1.0, 0.95, 0.95, 1.03, 1.03, 0.8])
@@ -88,14 +88,14 @@ def test_a_trained_bundle_predicts_and_its_card_is_complete(table: Path, same_he
     inputs = [model.inputs(v, i, s) for v, i, s in zip(volumes, frame["MUSE_702"], frame["sex"], strict=True)]
     ages = np.array([p.brain_age for p in model.predict(inputs)])
     assert np.abs(ages - frame["age"]).mean() < found["mae"]["value"] * 1.1
-    np.testing.assert_allclose(np.exp(model.log_ratio), FINE_OVER_COARSE, rtol=0.02)
+    np.testing.assert_allclose(np.exp(model.conversion.regions), FINE_OVER_COARSE, rtol=0.02)
 
 
 def test_bundle_and_recipe_agree_on_what_the_model_says(table: Path, tmp_path: Path) -> None:
     model = load_model(roi.fit(table, out=tmp_path / "mine", seed=0))
     assert isinstance(model, RoiModel)
     known = muse.read_table(table)
-    expected = roi.search(known.design(), known.age, 0).best_estimator_.predict(known.design())
+    expected = roi.search(known.design(), known.age, 0).predict(known.design())
     inputs = [
         model.inputs(v, i, "M" if s == "M" else "F")
         for v, i, s in zip(known.volumes, known.icv, known.sex, strict=True)
@@ -113,17 +113,18 @@ def test_same_command_gives_the_same_bytes(table: Path, same_heads: Path, tmp_pa
 @pytest.mark.slow
 def test_nobody_takes_part_in_their_own_prediction_interval_or_deviation(table: Path) -> None:
     known = muse.read_table(table)
-    folds = roi.cross_fit(known.design(), known.age, 0)
-    before = roi.held_out(folds, known)
+    folds = roi.cross_fit(muse.Cohort(known), 0)
+    before = roi.held_out(folds, 0)
     who, neighbour = next(fold.test for fold in folds if 17 in fold.test)[:2]
     age, volumes = known.age.copy(), known.volumes.copy()
     age[who] += 500
     volumes[who] *= 3
     changed = muse.replace(known, age=age, volumes=volumes)
-    other_folds = roi.cross_fit(changed.design(), changed.age, 0)
-    after = roi.held_out(other_folds, changed)
-    assert roi.held_out(other_folds, known).predicted[who] == before.predicted[who]
-    assert after.half_width[who] == before.half_width[who]
+    other_folds = roi.cross_fit(muse.Cohort(changed), 0)
+    after = roi.held_out(other_folds, 0)
+    restored = roi.held_out([fold._replace(people=known) for fold in other_folds], 0)
+    assert restored.predicted[who] == before.predicted[who]
+    assert restored.half_width[who] == before.half_width[who]
     assert after.predicted[neighbour] == before.predicted[neighbour]
     assert after.largest_z[neighbour] == before.largest_z[neighbour]
     assert after.largest_z[who] > before.largest_z[who]
@@ -132,39 +133,45 @@ def test_nobody_takes_part_in_their_own_prediction_interval_or_deviation(table: 
 
 def test_a_site_takes_no_part_in_its_own_prediction(table: Path) -> None:
     known = muse.read_table(table)
-    before = roi.site_left_out(known, 0)
+    before = evidence.predict_left_out(muse.Cohort(known), known.site, 0)
     mine = known.site == "A"
-    after = roi.site_left_out(muse.replace(known, age=np.where(mine, known.age + 100, known.age)), 0)
+    changed = muse.replace(known, age=np.where(mine, known.age + 100, known.age))
+    after = evidence.predict_left_out(muse.Cohort(changed), known.site, 0)
     np.testing.assert_array_equal(after[mine], before[mine])
     assert (after[~mine] > before[~mine] + 50).all()
 
 
 def test_resolution_is_judged_blind_to_the_head(table: Path, same_heads: Path) -> None:
-    known = muse.read_table(table)
-    fine, coarse = muse.pair(known, same_heads)
-    folds = roi.cross_fit(known.design(), known.age, 0)
-    found = roi.resolution_agreement(folds, known, fine, coarse)
+    cohort = muse.read_cohort(table, None, same_heads)
+    found = evidence.resolution_agreement(roi.cross_fit(cohort, 0), cohort)
     assert found["n"] == 55
     assert abs(found["mean_difference"]) < 0.5 < abs(found["mean_difference_without_conversion"])
+    assert found["difference_per_year_of_age"]["low"] < found["difference_per_year_of_age"]["high"]
+    assert cohort.heads is not None
+    fine, coarse = cohort.heads
     volumes = coarse.volumes.copy()
     volumes[7] *= 5
-    regions, _ = muse.conversion(
-        fine.rows(np.arange(55) != 7), muse.replace(coarse, volumes=volumes).rows(np.arange(55) != 7)
-    )
-    np.testing.assert_array_equal(
-        regions, muse.conversion(fine.rows(np.arange(55) != 7), coarse.rows(np.arange(55) != 7))[0]
-    )
+    changed = muse.replace(cohort, heads=(fine, muse.replace(coarse, volumes=volumes)))
+    blind, seeing = ([c.conversion(judged=j) for c in (cohort, changed)] for j in (fine.who[7:9], ()))
+    assert blind[0] is not None
+    assert blind[1] is not None
+    np.testing.assert_array_equal(blind[0].regions, blind[1].regions)
+    assert blind[0].slope == blind[1].slope
+    assert seeing[0] is not None
+    assert seeing[1] is not None
+    assert (seeing[0].regions != seeing[1].regions).all()
 
 
 def test_ages_take_no_part_in_the_conversion(table: Path, tmp_path: Path) -> None:
     frame = at_2mm(people().iloc[5:60])
-    ratios = []
+    found = []
     for n, shift in enumerate((0, 30)):
         path = tmp_path / f"same{n}.tsv"
         frame.assign(age=frame["age"] + shift).to_csv(path, sep="\t", index=False)
-        ratios.append(muse.conversion(*muse.pair(muse.read_table(table), path)))
-    np.testing.assert_array_equal(ratios[0][0], ratios[1][0])
-    assert ratios[0][1] == ratios[1][1] == pytest.approx(-np.log(1.04), abs=1e-6)
+        found.append(muse.conversion(*muse.pair(muse.read_table(table), path)))
+    np.testing.assert_array_equal(found[0].regions, found[1].regions)
+    assert found[0].icv == found[1].icv == pytest.approx(-np.log(1.04), abs=1e-6)
+    assert found[0].slope == found[1].slope
 
 
 def test_paired_rows_are_the_same_people(table: Path, tmp_path: Path) -> None:
@@ -250,7 +257,10 @@ def test_shipped_bundle_is_what_the_command_makes(shared_data: Path, tmp_path: P
     tables = shared_data / "muse"
     made = roi.fit(
         tables / "ixi_dlmuse_1mm.tsv",
+        coarse_table=tables / "ixi_dlmuse_2mm.tsv",
         same_heads=tables / "ixi_dlmuse_2mm_same_heads.tsv",
+        noise=registry.PACKAGED.parent / "muse_error.tsv",
+        judged=tables / "clinical_muse.tsv",
         out=tmp_path / "roi",
         seed=shipped.card["training"]["seed"],
     )
@@ -258,6 +268,11 @@ def test_shipped_bundle_is_what_the_command_makes(shared_data: Path, tmp_path: P
         assert made.file(name).read_bytes() == shipped.file(name).read_bytes(), name
     cards = [json.loads((bundle.folder / "model.json").read_text()) for bundle in (made, shipped)]
     software = [card["training"].pop("software") for card in cards]
+    assert cards[1]["training"]["command"].replace(" --compare", "") == cards[0]["training"]["command"]
+    compared = cards[1]["metrics"]["candidates"]["ridge, errors in variables"]
+    assert compared["mae"] == cards[0]["metrics"]["out_of_fold"]["mae"]
+    for card in cards:
+        del card["training"]["command"], card["metrics"]["candidates"]
     assert cards[0] == cards[1]
     assert software[0].keys() == software[1].keys()
 
@@ -269,7 +284,12 @@ def test_a_failed_segmentation_is_noticed(shared_data: Path) -> None:
 
 def test_card_holds_for_the_people_it_names(shared_data: Path) -> None:
     card = registry.find("roi", registry.search_path()).card
-    table = muse.read_table(shared_data / "muse" / "ixi_dlmuse_1mm.tsv")
-    assert card["training"]["n"] == len(table.who) == 218
-    assert card["age_range"] == [table.age.min(), table.age.max()]
-    assert "IXI256-HH-1723" not in table.who
+    fine = muse.read_table(shared_data / "muse" / "ixi_dlmuse_1mm.tsv")
+    left_out = card["training"]["left_out"]
+    assert set(left_out) == {"IXI012-HH-1211", "IXI256-HH-1723"}
+    coarse = muse.read_table(shared_data / "muse" / "ixi_dlmuse_2mm.tsv", fewest=1, leave_out=list(left_out))
+    assert card["training"]["n"] == len(fine.who) + len(coarse.who) == 218 + 62
+    age = np.concatenate([fine.age, coarse.age])
+    low, high = card["age_range"]
+    assert 20 < low < high < 75
+    assert card["training"]["ages"]["outside_age_range"] == ((age < low) | (age > high)).sum() == 18
