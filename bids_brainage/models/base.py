@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,27 @@ ARCHITECTURE = re.compile(r"[a-z0-9_]+")
 NOT_ARCHITECTURES = frozenset({"base", "registry"})
 
 Inputs = TypeVar("Inputs")
+
+
+class Contribution(NamedTuple):
+    """How far one input moved a brain age.
+
+    Attributes
+    ----------
+    number : int
+        Of the region in the MUSE atlas; 0 for what is no region.
+    name : str
+        Region, or what else it is (``sex``).
+    value : float
+        Volume in mm^3 on the scale of the model's training; ``nan`` for what is no volume.
+    years : float
+        Added to the mean age of training; all contributions and that mean add up to the brain age.
+    """
+
+    number: int
+    name: str
+    value: float
+    years: float
 
 
 class Model(ABC, Generic[Inputs]):
@@ -84,6 +105,10 @@ class Model(ABC, Generic[Inputs]):
     @abstractmethod
     def predict(self, inputs: Sequence[Inputs]) -> list[Prediction]:
         """Brain age of each prepared scan, in order; never clipped to the range that was trained."""
+
+    def explain(self, inputs: Sequence[Inputs]) -> list[list[Contribution]]:
+        """What moved each brain age, and by how many years; empty lists where a model cannot say."""
+        return [[] for _ in inputs]
 
 
 def load_model(bundle: Bundle) -> Model[Any]:

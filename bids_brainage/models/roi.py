@@ -9,6 +9,7 @@ is the recipe's affair (:mod:`bids_brainage.training.roi`); the model itself is 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BrainAgeError, BundleError, ScanError
 from bids_brainage.core.files import read_json
 from bids_brainage.core.types import Prediction, Sex
-from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, LocalConformal, Model
+from bids_brainage.image import muse
+from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, Contribution, LocalConformal, Model
 
 FloatArray = NDArray[np.float64]
 
@@ -218,6 +220,20 @@ class RoiModel(Model[RoiInputs]):
         volumes = np.array([person.volumes for person in inputs])
         icv = np.array([person.icv for person in inputs])
         return (features(volumes, icv, self.logged, self.offset) - self.mean) / self.sd
+
+    def explain(self, inputs: Sequence[RoiInputs]) -> list[list[Contribution]]:
+        """Years by which each region and the sex moved each brain age from the intercept, exact: the model is a sum."""
+        if not inputs:
+            return []
+        names = {region.number: region.name for region in muse.regions()}
+        years = self.standardised(inputs) * self.coefficients
+        found = []
+        for person, row in zip(inputs, years, strict=True):
+            regions = zip(self.indices, person.volumes, row, strict=True)
+            parts = [Contribution(n, names.get(n, f"MUSE_{n}"), float(v), float(y)) for n, v, y in regions]
+            sex = self.sex_coefficient * SEX_CODE[person.sex]
+            found.append([*parts, Contribution(0, "sex", math.nan, sex)])
+        return found
 
     def largest_deviation(self, inputs: Sequence[RoiInputs]) -> FloatArray:
         """Largest deviation of any feature, or of ICV itself, from its mean in training; in SD, shape (n,)."""

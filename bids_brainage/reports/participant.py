@@ -56,6 +56,9 @@ def _scan_section(scan: Scan, rows: Sequence[Mapping[str, str]], out_dir: Path, 
         data = base64.b64encode(picture.read_bytes()).decode()
         image = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(PICTURE, data)
         parts.append(Markup("<figure>{}<figcaption><small>{}</small></figcaption></figure>").format(image, PICTURE))
+    moved = path_for(scan, "contributions", out_dir, template)
+    if moved.is_file():
+        parts.append(contributions(read_tsv(moved)))
     volumes = path_for(scan, "muse_volumes", out_dir, template)
     if volumes.is_file():
         parts.append(_volumes(volumes))
@@ -109,6 +112,52 @@ def _intervals(rows: Sequence[Mapping[str, str]]) -> Markup:
     drawn.append(svg.text((left + width) / 2, height - 4, "years", "label", "middle"))
     title = "Brain age and 90 % prediction interval of each model, with the age"
     inside = f"<title>{escape(title)}</title>{''.join(drawn)}"
+    return Markup('<figure><svg class="plot" role="img" viewBox="0 0 {} {}">{}</svg></figure>').format(
+        width, height, Markup(inside)  # noqa: S704 - numbers and escaped names
+    )  # fmt: skip
+
+
+def contributions(rows: Sequence[Mapping[str, str]]) -> Markup:
+    """The regions that moved each model's brain age most, as bars to either side of the mean age of training."""
+    models = dict.fromkeys(row["model"] for row in rows)
+    drawn = [_bars(model, [row for row in rows if row["model"] == model]) for model in models]
+    if not drawn:
+        return Markup("")
+    return Markup("<h3>What moved the brain age</h3>{}<p><small>{}</small></p>").format(Markup("").join(drawn), MOVED)
+
+
+MOVED = (
+    "Years that a region's volume, relative to the intracranial volume, adds to the mean age of training. They are "
+    "weights in a sum: neighbours share and suppress each other's weight, so none is the effect of a region."
+)
+SHOWN_REGIONS = 12
+
+
+def _bars(model: str, rows: Sequence[Mapping[str, str]]) -> Markup:
+    """The largest contributions to one brain age, and all others together."""
+    order = sorted(rows, key=lambda row: -abs(float(row["years"])))
+    shown = [(row["name"], float(row["years"])) for row in order[:SHOWN_REGIONS]]
+    rest = sum(float(row["years"]) for row in order[SHOWN_REGIONS:])
+    shown.append((f"{max(0, len(order) - SHOWN_REGIONS)} others together", rest))
+    left, width, step = 300, 960, 22
+    height = 20 + step * len(shown) + 40
+    low, high = svg.limits([0.0, *(years for _, years in shown)])
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - 60)
+
+    base = height - 40
+    parts = [f'<path class="grid" d="M{x(tick):.1f} 10V{base}"/>' for tick in svg.ticks((low, high), 7)]
+    parts += [svg.text(x(tick), base + 18, f"{tick:g}", "tick", "middle") for tick in svg.ticks((low, high), 7)]
+    for i, (name, years) in enumerate(shown):
+        y, colour = 20 + step * i, PALETTE[0 if years < 0 else 1]
+        start, end = sorted((x(0.0), x(years)))
+        parts.append(svg.text(left - 10, y + 5, name, "rowname", "end"))
+        parts.append(f'<rect x="{start:.1f}" y="{y - 6}" width="{end - start:.1f}" height="12" fill="{colour}"/>')
+        parts.append(svg.text(end + 5, y + 4, f"{years:+.1f}", "tick"))
+    parts.append(f'<path class="identity" d="M{x(0.0):.1f} 10V{base}"/>')
+    parts.append(svg.text((left + width) / 2, height - 4, "years", "label", "middle"))
+    inside = f"<title>{escape(f'Contributions to the brain age of model {model}')}</title>{''.join(parts)}"
     return Markup('<figure><svg class="plot" role="img" viewBox="0 0 {} {}">{}</svg></figure>').format(
         width, height, Markup(inside)  # noqa: S704 - numbers and escaped names
     )  # fmt: skip

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core.bundle import load
 from bids_brainage.core.types import Age, Prediction, Scan
+
+if TYPE_CHECKING:
+    from bids_brainage.models.base import Contribution
 
 COLUMNS = {
     "model": "Name of the model bundle",
@@ -23,10 +27,21 @@ COLUMNS = {
 }
 
 
+EXPLAINED = {
+    "model": "Name of the model bundle",
+    "index": "Number of the region in the MUSE atlas; 0 for what is no region",
+    "name": "Name of the region; _R and _L are the person's right and left",
+    "volume_mm3": "Volume on the scale of the volumes that the model was trained on, in mm^3",
+    "years": "Years by which this region moved the brain age from that of the mean of training: a weight in a sum, "
+    "no effect of the region",
+}
+
+
 class Predicted(NamedTuple):
-    """The table of brain ages: one row a model."""
+    """The table of brain ages, one row a model; and what moved them, one row a model and region."""
 
     brainage: Path
+    contributions: Path
 
 
 def row(prediction: Prediction, age: Age, sex: str | None, flags: tuple[str, ...]) -> dict[str, Any]:
@@ -63,12 +78,21 @@ def predict(bundles: tuple[Path, ...], scan: Scan, *, out: Path, **artefacts: An
 
     flags = tuple(dict.fromkeys(f for k, v in sorted(artefacts.items()) if k.endswith("_flags") for f in v))
     given = {k: v for k, v in artefacts.items() if not k.endswith("_flags")} | {"sex": scan.sex}
-    rows = []
+    rows, explained = [], []
     for folder in bundles:
         model = load_model(load(folder))
         inputs = model.prepare({name: given[name] for name in model.needs})
         prediction = model.predict([inputs])[0]
+        explained += [contribution_row(model.name, one) for one in model.explain([inputs])[0]]
         rows.append(row(prediction, scan.age, scan.sex, (*scan.flags, *flags, *age_flags(model, scan.age))))
     table = out / "brainage.tsv"
     write_tsv(table, rows, list(COLUMNS))
-    return Predicted(table)
+    contributions = out / "contributions.tsv"
+    write_tsv(contributions, explained, list(EXPLAINED))
+    return Predicted(table, contributions)
+
+
+def contribution_row(model: str, one: Contribution) -> dict[str, Any]:
+    """One line of the table of contributions."""
+    volume = f"{one.value:.1f}" if math.isfinite(one.value) else "n/a"
+    return {"model": model, "index": one.number, "name": one.name, "volume_mm3": volume, "years": f"{one.years:.3f}"}

@@ -10,7 +10,7 @@ from bids_brainage.bids import outputs
 from bids_brainage.core.files import read_json
 from bids_brainage.core.flags import FLAGS
 from bids_brainage.core.types import Scan
-from bids_brainage.workflows.predict import COLUMNS
+from bids_brainage.workflows.predict import COLUMNS, EXPLAINED
 
 
 class Published(NamedTuple):
@@ -37,5 +37,6 @@ def publish(
     own = {name: read_json(beside) for name, path in files.items() if (beside := path.with_suffix(".json")).is_file()}
     columns: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in COLUMNS.items()}
     columns["flags"]["Levels"] = FLAGS
-    metadata = {**own, "brainage": {**columns, "Fingerprint": dict(fingerprint)}}
+    explained = {name: {"Description": meaning} for name, meaning in EXPLAINED.items()}
+    metadata = {**own, "contributions": explained, "brainage": {**columns, "Fingerprint": dict(fingerprint)}}
     return Published(tuple(outputs.publish(scan, files, out_dir, template, metadata)))

@@ -123,7 +123,13 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
     digest = template_digest(options.template)
     jobs = []
     for scan in scans:
-        artefacts = (*made_by(plan(tools.needs, scan.preproc is not None)), "figures", "brainage", "brainage_json")
+        artefacts = (
+            *made_by(plan(tools.needs, scan.preproc is not None)),
+            "figures",
+            "contributions",
+            "brainage",
+            "brainage_json",
+        )
         mark = fingerprint(scan, options, tools.models, tools.behind, digest)
         job = Job(scan, mark, "", artefacts)
         place = (options.out_dir, options.template)

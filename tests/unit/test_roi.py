@@ -350,3 +350,19 @@ def test_local_interval_refuses_what_it_cannot_use() -> None:
     ):
         with pytest.raises(ValueError, match="are needed"):
             LocalConformal(predicted, residual, coverage, bandwidth)
+
+
+def test_contributions_and_the_mean_add_up_to_the_brain_age():
+    from bids_brainage.models.registry import PACKAGED, find
+
+    shipped = load_model(find("roi", [PACKAGED]))
+    rng = np.random.default_rng(0)
+    typical = np.where(shipped.logged, np.exp(shipped.mean), shipped.mean) * 1.5e6
+    people = [shipped.inputs(typical * rng.normal(1, 0.1, len(typical)), 1.5e6, sex) for sex in ("F", "M", None)]
+    for prediction, parts in zip(shipped.predict(people), shipped.explain(people), strict=True):
+        assert shipped.intercept + sum(part.years for part in parts) == pytest.approx(prediction.brain_age)
+        assert [part.number for part in parts] == [*shipped.indices, 0]
+    assert [parts[-1].years for parts in shipped.explain(people)] == pytest.approx(
+        [-shipped.sex_coefficient / 2, shipped.sex_coefficient / 2, 0]
+    )
+    assert shipped.explain([]) == []
