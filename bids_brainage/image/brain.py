@@ -34,6 +34,7 @@ CUT_AREA = 1000.0
 EDGE = 8.0
 AGREEMENT = 0.8
 NO_SUPPORT = 0.1
+BRIGHT_AIR = 0.6
 WEAK_SUPPORT = 0.25
 
 
@@ -129,9 +130,15 @@ def _network(bundle: Path, device: str) -> nn.Module:
 
 
 def coarse(scan: Volume) -> Volume:
-    """The scan at 2 mm along its own axes, anti-aliased, 0 to 1.5: 1 is the 99th percentile of the foreground."""
+    """The scan at 2 mm along its own axes, anti-aliased, 0 to 1.5: 1 is the 99th percentile of the foreground.
+
+    Where air is bright, dark and bright are exchanged: no scanner makes air bright.
+    """
     grid = io.spaced(scan.grid, SPACING)
-    data = io.resample(Volume(io.nonnegative(scan.data), scan.affine), grid)
+    values = io.nonnegative(scan.data)
+    if io.background(values) > BRIGHT_AIR * float(np.percentile(values[::4, ::4, ::4], 99)):
+        values = values.max() - values
+    data = io.resample(Volume(values, scan.affine), grid)
     foreground = data[data > data.max() * 1e-4]
     scale = float(np.percentile(foreground, 99)) if foreground.size else 1.0
     return Volume(np.clip(data / scale, 0, 1.5).astype(np.float32), grid.affine)
@@ -232,8 +239,9 @@ def _clean(found: Volume) -> Volume:
 def native_masks(probabilities: Volume, scan: Volume, head: Volume) -> tuple[masks.Mask, masks.Mask, bool]:
     """Brain and intracranial mask on the scan's grid, and whether the scan had been stripped before.
 
-    Probabilities are interpolated, then cut at 0.5. In a stripped scan both masks stay within what is left; where
-    that is all brain by the network too (Dice over 0.94: stripped without outer CSF), it is the brain mask.
+    Probabilities are interpolated, then cut at 0.5. There is no brain where the scan holds nothing. In a stripped scan
+    both masks stay within what is left; where that is all brain by the network too (Dice over 0.94: stripped without
+    outer CSF), it is the brain mask.
     """
     background = probabilities.data[..., 0]
     inside = Volume(1 - background, probabilities.affine)
@@ -244,7 +252,21 @@ def native_masks(probabilities: Volume, scan: Volume, head: Volume) -> tuple[mas
     if stripped:
         left = masks.solid(scan.data != io.background(scan.data))
         brain, icv = (left if masks.dice(brain, left) > ALL_BRAIN else brain & left), icv & left
+    elif (nothing := empty(scan, icv)).any():
+        brain, icv = masks.solid(brain & ~nothing), masks.solid(icv & ~nothing)
     return brain, icv | brain, stripped
+
+
+def empty(scan: Volume, inside: masks.Mask) -> masks.Mask:
+    """Where a mask reaches into parts of the scan that hold nothing: cut away, or beyond the field of view.
+
+    Voxels of exactly 0 or the air's value, in pieces that an opening by one voxel leaves; nothing where they are under
+    a hundredth of the mask, as single dark voxels are.
+    """
+    nothing = inside & ((scan.data == 0) | (scan.data == io.background(scan.data)))
+    if nothing.sum() < 0.01 * inside.sum():
+        return np.zeros_like(inside)
+    return np.asarray(ndimage.binary_opening(nothing))
 
 
 def structures(found: Found, grid: Grid, icv: masks.Mask) -> NDArray[np.uint8]:
