@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import Bundle
@@ -118,7 +118,7 @@ def write(
     """Write weights (float16), learning curves and card."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     with atomic(recipe.out / WEIGHTS) as temporary:
-        save_file({name: value.half().contiguous() for name, value in outcome.weights.items()}, temporary)
+        temporary.write_bytes(save({name: value.half().contiguous() for name, value in outcome.weights.items()}))
     for name in (CURVES, FIGURE):
         copy(recipe.plan.folder / name, recipe.out / name)
     card = describe(recipe, outcome, train, held_back, started)
