@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import copy, read_json, sha256
 from bids_brainage.training.muse import Cohort
 
@@ -35,13 +38,34 @@ def provenance(path: Path) -> dict[str, Any]:
     return {"file": path.name, **next(known, {"sha256": digest, "title": path.stem, "licence": UNSTATED})}
 
 
-def write_licence(folder: Path, tables: Sequence[Path]) -> None:
-    """Put the licence texts that the training data ask for into a bundle, where they are known."""
+def free(out: Path) -> Path:
+    """The folder of a new bundle, absolute; :class:`UsageError` where something is there."""
+    out = Path(out).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: is there already; remove it or give another folder")
+    return out
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """A folder to write a bundle into, which becomes ``out`` when the block ends without an error."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".training-", dir=out.parent) as temporary:
+        folder = Path(temporary) / out.name
+        yield folder
+        folder.replace(out)
+
+
+def write_licence(folder: Path, tables: Sequence[Path], notice: str = "roi-bundle.txt") -> None:
+    """Put the licence texts that the training data ask for into a bundle, where they are known.
+
+    ``notice`` says of whose work the bundle is an adaptation; it becomes its ``LICENSE.txt``.
+    """
     known = [provenance(path) for path in tables]
     for text in sorted({name for entry in known for name in entry.get("licence_files", ())}):
         copy(DATA / "licences" / text, folder / text)
     if all("derivative_licence" in entry for entry in known):
-        copy(DATA / "licences" / "roi-bundle.txt", folder / "LICENSE.txt")
+        copy(DATA / "licences" / notice, folder / "LICENSE.txt")
 
 
 def roi_card(made: Made, cohort: Cohort, metrics: dict[str, Any], age_range: tuple[float, float]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ volumes that have it: of people who were left out, with errors drawn once.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from bids_brainage.core.bundle import Bundle, load, save
-from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_text
 from bids_brainage.models.base import LocalConformal, conformal_half_width
 from bids_brainage.models.roi import FEATURE_COLUMNS, FEATURES, ICV, RESIDUALS, SCALE_1MM, Conversion
@@ -137,9 +135,7 @@ def fit(
     UsageError
         Where a table cannot be used or ``out`` is taken.
     """
-    out = Path(out).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: is there already; remove it or give another folder")
+    out = card.free(out)
     made = card.Made(
         name=out.name,
         tables={"--table": table, "--coarse-table": coarse_table, "--same-heads": same_heads},
@@ -165,14 +161,11 @@ def _make(made: card.Made, cohort: Cohort, out: Path) -> Bundle:
     metrics["patients"] = evidence.patients(made.judged, best, people.indices) if made.judged else {}
     text = card.roi_card(made, cohort, metrics, age_range(people.age))
     text["arguments"] = _arguments(best, found, cohort.conversion())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".training-", dir=out.parent) as temporary:
-        folder = Path(temporary) / out.name
+    with card.writing(out) as folder:
         write_text(folder / FEATURES, _feature_table(best, people, cohort.conversion()))
         write_text(folder / RESIDUALS, _residual_table(found.measured, people.age))
         card.write_licence(folder, [path for path in made.tables.values() if path])
         save(folder, text)
-        folder.replace(out)
     return load(out)
 
 
