@@ -35,7 +35,7 @@ def search_path(models_dir: Path | None = None, home: Path | None = None) -> lis
 
 
 def role(bundle: Bundle) -> str:
-    """``brain_age``, ``segmentation`` or ``atlas``, from the card, or by its architecture where that is silent."""
+    """``brain_age``, ``segmentation``, ``atlas`` or ``reference``: from the card, or by its architecture."""
     return str(bundle.card.get("role", ROLE_OF_ARCHITECTURE.get(str(bundle.card["architecture"]), BRAIN_AGE)))
 
 

@@ -19,7 +19,9 @@ def add_parser(subparsers: Any) -> None:
     where.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with further bundles")
     actions = made.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[where], help="models that give a brain age")
-    listing.add_argument("--all", action="store_true", help="also bundles behind the stages (segmentation, atlas)")
+    listing.add_argument(
+        "--all", action="store_true", help="also those that give none (segmentation, atlas, reference)"
+    )
     listing.set_defaults(run=run_list)
     show = actions.add_parser("show", parents=[where], help="figures and limits of one bundle")
     show.add_argument("name", metavar="NAME")

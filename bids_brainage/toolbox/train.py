@@ -135,6 +135,36 @@ def run_segment(args: argparse.Namespace) -> int:
     )
 
 
+def _normative(recipes: Any) -> None:
+    """Centiles of regional volumes by age and sex, from published centiles."""
+    recipe = recipes.add_parser(
+        "normative", help="centiles of regional volumes by age and sex", description=_normative.__doc__
+    )
+    for sex in ("female", "male"):
+        recipe.add_argument(
+            f"--{sex}",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="TSV of published centiles: VarName, Age, centile_5 to centile_95; mm^3",
+        )
+    recipe.add_argument(
+        "--judge", type=Path, metavar="FILE", help="TSV of healthy people at 1 mm, as --table of roi: never fitted"
+    )
+    recipe.add_argument("--same-heads", type=Path, metavar="FILE", help="TSV of some of them, segmented at 2 mm")
+    recipe.add_argument(
+        "--out", type=Path, required=True, metavar="BUNDLE", help="new folder; its name becomes the bundle's"
+    )
+    recipe.set_defaults(run=run_normative)
+
+
+def run_normative(args: argparse.Namespace) -> int:
+    """Fit the curves and print how well they give the published centiles, and where healthy people lie on them."""
+    from bids_brainage.training.normative import fit
+
+    return _report(fit(args.female, args.male, judged=args.judge, same_heads=args.same_heads, out=args.out))
+
+
 def _report(bundle: Bundle) -> int:
     from bids_brainage.toolbox.models import summary
 
@@ -142,4 +172,4 @@ def _report(bundle: Bundle) -> int:
     return 0
 
 
-RECIPES = (_roi, _atlas, _segment)
+RECIPES = (_roi, _atlas, _segment, _normative)

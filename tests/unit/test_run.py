@@ -29,6 +29,7 @@ def dataset(tmp_path):
         (["--participant-label", "03"], "03"),
         (["--models", "rio"], "rio"),
         (["--models", "segment"], "gives no brain age"),
+        (["--models", "normative"], "gives no brain age"),
         (["--template", "NoSuchTemplate"], "NoSuchTemplate"),
         (["--derivatives", "x=/nowhere"], "/nowhere"),
         (["-w", "{bids}/work"], "never written to"),
