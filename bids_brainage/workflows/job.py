@@ -19,12 +19,13 @@ class Tools:
     models: tuple[Bundle, ...]
     segment: Bundle
     atlas: Bundle
+    normative: Bundle
     synthstrip: Bundle | None
 
     @property
     def behind(self) -> tuple[Bundle, ...]:
         """All but the brain-age models."""
-        return tuple(b for b in (self.segment, self.atlas, self.synthstrip) if b is not None)
+        return tuple(b for b in (self.segment, self.atlas, self.normative, self.synthstrip) if b is not None)
 
     @property
     def needs(self) -> set[str]:
@@ -53,6 +54,7 @@ def settings_of(job: Job, options: Options, tools: Tools, device: str, threads: 
         "bundles": tuple(b.folder for b in tools.models),
         "synthstrip": tools.synthstrip.folder if tools.synthstrip else None,
         "atlas": tools.atlas.folder,
+        "normative": tools.normative.folder,
         "template": options.template,
         "device": device,
         "threads": threads,

@@ -32,6 +32,8 @@ EXPLAINED = {
     "index": "Number of the region in the MUSE atlas; 0 for what is no region",
     "name": "Name of the region; _R and _L are the person's right and left",
     "volume_mm3": "Volume on the scale of the volumes that the model was trained on, in mm^3",
+    "centile": "Share of healthy people of this age and sex, in percent, whose region is smaller in mm^3 (published "
+    "curves, 40-92 years, not relative to head size); n/a without age or sex, or where there is no curve",
     "years": "Years by which this region moved the brain age from that of the mean of training: a weight in a sum, "
     "no effect of the region",
 }
@@ -62,7 +64,7 @@ def row(prediction: Prediction, age: Age, sex: str | None, flags: tuple[str, ...
     }
 
 
-def predict(bundles: tuple[Path, ...], scan: Scan, *, out: Path, **artefacts: Any) -> Predicted:
+def predict(bundles: tuple[Path, ...], scan: Scan, normative: Path, *, out: Path, **artefacts: Any) -> Predicted:
     """Ask each model for the brain age of one scan.
 
     Parameters
@@ -71,6 +73,8 @@ def predict(bundles: tuple[Path, ...], scan: Scan, *, out: Path, **artefacts: An
         Folders of the chosen model bundles.
     scan : Scan
         For its age, sex and flags; the age is never shown to a model.
+    normative : Path
+        Folder of the bundle of normative curves.
     artefacts
         Files by artefact name, and ``<stage>_flags`` tuples of the stages before.
     """
@@ -83,7 +87,7 @@ def predict(bundles: tuple[Path, ...], scan: Scan, *, out: Path, **artefacts: An
         model = load_model(load(folder))
         inputs = model.prepare({name: given[name] for name in model.needs})
         prediction = model.predict([inputs])[0]
-        explained += [contribution_row(model.name, one) for one in model.explain([inputs])[0]]
+        explained += contribution_rows(model.name, model.explain([inputs])[0], scan, normative)
         rows.append(row(prediction, scan.age, scan.sex, (*scan.flags, *flags, *age_flags(model, scan.age))))
     table = out / "brainage.tsv"
     write_tsv(table, rows, list(COLUMNS))
@@ -92,7 +96,28 @@ def predict(bundles: tuple[Path, ...], scan: Scan, *, out: Path, **artefacts: An
     return Predicted(table, contributions)
 
 
-def contribution_row(model: str, one: Contribution) -> dict[str, Any]:
-    """One line of the table of contributions."""
-    volume = f"{one.value:.1f}" if math.isfinite(one.value) else "n/a"
-    return {"model": model, "index": one.number, "name": one.name, "volume_mm3": volume, "years": f"{one.years:.3f}"}
+def contribution_rows(model: str, parts: list[Contribution], scan: Scan, curves: Path) -> list[dict[str, Any]]:
+    """Lines of the table of contributions: each region with its normative centile, and what else moved the age."""
+    from bids_brainage.stats import normative
+
+    if not parts:
+        return []
+    years = math.nan if scan.age.years is None else scan.age.years
+    known = normative.arranged(normative.read(curves), [one.number for one in parts])
+    found = normative.centiles(known, [[one.value for one in parts]], [years], [scan.sex])[0]
+    return [
+        {
+            "model": model,
+            "index": one.number,
+            "name": one.name,
+            "volume_mm3": shown(one.value, 1),
+            "centile": shown(float(centile), 0),
+            "years": f"{one.years:.3f}",
+        }
+        for one, centile in zip(parts, found, strict=True)
+    ]
+
+
+def shown(value: float, decimals: int) -> str:
+    """A number as written in a table; n/a for what is none."""
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "n/a"

@@ -85,7 +85,8 @@ def find_tools(options: Options, home: Path | None) -> Tools:
     other = [b.name for b in models if registry.role(b) != "brain_age"]
     if other:
         raise UsageError(f"--models {' '.join(other)}: gives no brain age; `brainage models list` shows those that do")
-    return Tools(models, registry.find("segment", places), registry.find("muse-atlas", places), synthstrip)
+    segment, atlas, normative = (registry.find(name, places) for name in ("segment", "muse-atlas", "normative"))
+    return Tools(models, segment, atlas, normative, synthstrip)
 
 
 def find(options: Options) -> inputs.Dataset:
