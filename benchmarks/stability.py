@@ -307,7 +307,9 @@ def outside(rows: Sequence[Row]) -> str:
     """A table of every result that is missing or outside the limits."""
     bad = [row for row in rows if not row.held]
     if not bad:
-        return f"Every mask has a Dice of {LOWEST_DICE} or more, every age is within {LARGEST_AGE_CHANGE:g} years.\n"
+        ages = any(row.age_change is not None for row in rows)
+        told = f", every age is within {LARGEST_AGE_CHANGE:g} years" if ages else "; ages were not looked at"
+        return f"Every mask has a Dice of {LOWEST_DICE} or more{told}.\n"
     lines = ["| outside the limits | change | Dice | mL | age change | flags | message |", "|---" * 7 + "|"]
     for row in bad:
         cells = (number(row.dice, ".3f"), number(row.mask_ml, ".0f"), number(row.age_change, "+.2f"))
