@@ -42,8 +42,6 @@ class RoiTable:
         Name of the column by MUSE index.
     volumes : array, (n, columns)
         mm^3; ``nan`` where a cell is empty or no number.
-    others : DataFrame
-        All further columns, as text.
     """
 
     who: tuple[str, ...]
@@ -51,7 +49,6 @@ class RoiTable:
     sex: tuple[Sex | None, ...]
     columns: dict[int, str]
     volumes: NDArray[np.float64]
-    others: pd.DataFrame
 
     def select(self, indices: Sequence[int]) -> NDArray[np.float64]:
         """Volumes of some indices, ``(n, indices)``, mm^3; ``nan`` throughout where there is no such column."""
@@ -69,8 +66,7 @@ def read(path: Path) -> RoiTable:
     Raises
     ------
     UsageError
-        Where it cannot be read, has no MUSE volumes or no ICV, names a region or a person twice, or its volumes are
-        not in mm^3.
+        Where it cannot be read, has no MUSE volumes or no ICV, names a region twice, or its volumes are not in mm^3.
     """
     frame = load(path)
     if set(LONG[::2]) <= set(frame.columns):
@@ -79,17 +75,15 @@ def read(path: Path) -> RoiTable:
     who = _people(path, frame)
     volumes = frame[list(columns.values())].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     _check_units(path, volumes[:, list(columns).index(ICV)], columns[ICV])
-    rest = frame.drop(columns=list(columns.values()))
-    named = {name.lower(): name for name in rest.columns}
-    age = rest[named["age"]] if "age" in named else [""] * len(frame)
-    sex = rest[named["sex"]] if "sex" in named else [""] * len(frame)
+    named = {name.lower(): name for name in frame.columns}
+    age = frame[named["age"]] if "age" in named else [""] * len(frame)
+    sex = frame[named["sex"]] if "sex" in named else [""] * len(frame)
     return RoiTable(
         who,
         tuple(parse_age(str(text), None, path.name) for text in age),
         tuple(parse_sex(str(text), None, path.name)[0] for text in sex),
         columns,
         volumes,
-        rest,
     )
 
 

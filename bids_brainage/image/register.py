@@ -19,7 +19,7 @@ from scipy import ndimage
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import copy
 from bids_brainage.image.classes import GREY, WHITE
-from bids_brainage.image.io import Grid, Volume, read, resample, save, spaced
+from bids_brainage.image.io import Grid, Volume, read, resample, save, shifted, spaced
 from bids_brainage.image.masks import bounding_box
 from bids_brainage.image.template import Template
 from bids_brainage.image.template import template as load_template
@@ -123,9 +123,7 @@ def channels(scan: Volume, mask: NDArray[np.bool_], posteriors: Volume) -> Chann
 
 def cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
     """The part of a volume within a box of voxels, at its place in the world."""
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
-    return Volume(volume.data[box], affine)
+    return Volume(volume.data[box], shifted(volume.affine, [part.start for part in box]))
 
 
 def align(fixed: Template, moving: Channels, out: Path, *, seed: int = 0) -> tuple[Path, Path]:

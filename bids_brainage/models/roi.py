@@ -28,6 +28,7 @@ from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, Contribu
 FloatArray = NDArray[np.float64]
 
 ICV = 702
+MOST_EMPTY = 5
 VENTRICLES = frozenset({4, 11, 49, 50, 51, 52})
 SEX_CODE: dict[Sex | None, float] = {"F": -0.5, "M": 0.5, None: 0.0}
 SEX_MISSING = "sex_missing"

@@ -109,6 +109,8 @@ def unusable(volumes: Any, icv: float, indices: Sequence[int]) -> str:
     """Why a row gives no brain age, or empty."""
     import numpy as np
 
+    from bids_brainage.models.roi import MOST_EMPTY
+
     if not (np.isfinite(icv) and icv > 0):
         return "the ICV is missing or not positive"
     bad = np.flatnonzero(~(np.isfinite(volumes) & (volumes >= 0)))
@@ -118,9 +120,6 @@ def unusable(volumes: Any, icv: float, indices: Sequence[int]) -> str:
     if empty.size > MOST_EMPTY:
         return f"{empty.size} regions are empty (MUSE_{indices[int(empty[0])]}, ...): the segmentation failed"
     return ""
-
-
-MOST_EMPTY = 5
 
 
 def nothing(model: str, table: RoiTable, n: int, reason: str) -> dict[str, Any]:

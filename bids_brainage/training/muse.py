@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.models.roi import ICV, SEX_CODE, VENTRICLES, Conversion, features
+from bids_brainage.models.roi import ICV, MOST_EMPTY, SEX_CODE, VENTRICLES, Conversion, features
 
 FloatArray = NDArray[np.float64]
 
@@ -21,7 +21,6 @@ LOG_OFFSET = 2e-5
 VOXEL_2MM = 8.0
 FEWEST_PEOPLE = 100
 FEWEST_SAME_HEADS = 10
-MOST_EMPTY = 5
 COLUMNS = ("who", "age", "sex", "site", "icv", "volumes")
 
 
