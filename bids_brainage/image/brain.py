@@ -138,7 +138,7 @@ def coarse(scan: Volume) -> Volume:
     values = io.nonnegative(scan.data)
     if io.background(values) > BRIGHT_AIR * float(np.percentile(values[::4, ::4, ::4], 99)):
         values = values.max() - values
-    data = io.resample(Volume(values, scan.affine), grid)
+    data = io.resample(Volume(values, scan.affine), grid, cubic=True)
     foreground = data[data > data.max() * 1e-4]
     scale = float(np.percentile(foreground, 99)) if foreground.size else 1.0
     return Volume(np.clip(data / scale, 0, 1.5).astype(np.float32), grid.affine)
@@ -240,8 +240,8 @@ def native_masks(probabilities: Volume, scan: Volume, head: Volume) -> tuple[mas
     """Brain and intracranial mask on the scan's grid, and whether the scan had been stripped before.
 
     Probabilities are interpolated, then cut at 0.5. There is no brain where the scan holds nothing. In a stripped scan
-    both masks stay within what is left; where that is all brain by the network too (Dice over 0.94: stripped without
-    outer CSF), it is the brain mask.
+    the brain stays within what is left; where that is all brain by the network too (Dice over 0.94: stripped without
+    outer CSF), it is the brain mask. The skull was there, so the intracranial mask goes on as the network sees it.
     """
     background = probabilities.data[..., 0]
     inside = Volume(1 - background, probabilities.affine)
@@ -251,22 +251,10 @@ def native_masks(probabilities: Volume, scan: Volume, head: Volume) -> tuple[mas
     stripped = is_stripped(head, Volume(inside.data > 0.5, probabilities.affine))
     if stripped:
         left = masks.solid(scan.data != io.background(scan.data))
-        brain, icv = (left if masks.dice(brain, left) > ALL_BRAIN else brain & left), icv & left
-    elif (nothing := empty(scan, icv)).any():
+        brain = left if masks.dice(brain, left) > ALL_BRAIN else brain & left
+    elif (nothing := io.empty(scan, icv)).any():
         brain, icv = masks.solid(brain & ~nothing), masks.solid(icv & ~nothing)
     return brain, icv | brain, stripped
-
-
-def empty(scan: Volume, inside: masks.Mask) -> masks.Mask:
-    """Where a mask reaches into parts of the scan that hold nothing: cut away, or beyond the field of view.
-
-    Voxels of exactly 0 or the air's value, in pieces that an opening by one voxel leaves; nothing where they are under
-    a hundredth of the mask, as single dark voxels are.
-    """
-    nothing = inside & ((scan.data == 0) | (scan.data == io.background(scan.data)))
-    if nothing.sum() < 0.01 * inside.sum():
-        return np.zeros_like(inside)
-    return np.asarray(ndimage.binary_opening(nothing))
 
 
 def structures(found: Found, grid: Grid, icv: masks.Mask) -> NDArray[np.uint8]:
@@ -350,7 +338,7 @@ def _judge(
         "already_stripped": stripped,
         "brain_volume_unusual": not UNUSUAL_ML[0] <= volume <= UNUSUAL_ML[1],
         "segmentation_uncertain": support < WEAK_SUPPORT,
-        "brain_cut": cut_area(icv, grid, 0.0 if stripped else EDGE) > CUT_AREA,
+        "brain_cut": cut_area(*((brain, grid, 0.0) if stripped else (icv, grid, EDGE))) > CUT_AREA,
     }
     return tuple(name for name, raised in flags.items() if raised)
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from bids_brainage.image import masks, muse
-from bids_brainage.image.io import Grid, Volume, resample
+from bids_brainage.image.io import Grid, Volume, empty, resample
 from bids_brainage.image.masks import bounding_box
 from bids_brainage.image.register import cropped
 from bids_brainage.image.tissue import classify
 
 FLOOR = 1e-2
+NOWHERE, RARELY = 2e-2, 1e-4
 NETWORK_POWER = 0.75
 BRAIN_SHARE = 0.4
 CSF, REST = 145, 146
@@ -34,7 +35,7 @@ class Head(NamedTuple):
     posterior : array of float32, (n, 18)
     intensity : array of float32, (n,)
     skull : float
-        Volume of the intracranial mask, mm^3.
+        Volume of the whole intracranial mask, mm^3.
     native : Volume
         The scan.
     """
@@ -47,19 +48,20 @@ class Head(NamedTuple):
 
 
 def gather(scan: Volume, icv: Volume, posteriors: Volume) -> Head:
-    """Bring scan and mask to the grid of the posteriors and keep what is within the skull."""
+    """Bring scan and mask to the grid of the posteriors and keep what is within the skull and was not stripped."""
     mask = icv.data > 0
     box = bounding_box(mask, margin=4)
-    inside = resample(cropped(Volume(mask.astype(np.float32), icv.affine), box), posteriors.grid) > 0.5
+    seen = (mask & ~empty(scan, mask)).astype(np.float32)
+    inside = resample(cropped(Volume(seen, icv.affine), box), posteriors.grid) > 0.5
     skull = float(mask.sum() * icv.grid.voxel_volume)
-    intensity = resample(cropped(scan, box), posteriors.grid)[inside]
+    intensity = resample(cropped(scan, box), posteriors.grid, cubic=True)[inside]
     return Head(Volume(inside, posteriors.affine), posteriors.data[inside], intensity, skull, scan)
 
 
 def structure_prior(prior: NDArray[np.float32], posterior: NDArray[np.float32]) -> NDArray[np.float32]:
     r"""Probabilities of the classes from atlas and network: :math:`(S_c + f)(q_c + f)^{3/4}`, scaled to sum 1.
 
-    Both are given a floor :math:`f`, so that neither alone rules a structure out.
+    Both are given a floor :math:`f`, so that neither alone rules a structure out; where neither sees it, it hardly is.
 
     Parameters
     ----------
@@ -75,6 +77,7 @@ def structure_prior(prior: NDArray[np.float32], posterior: NDArray[np.float32]) 
     owner = muse.classes()
     support = np.stack([prior[:, owner == c].sum(axis=1) for c in range(posterior.shape[1])], axis=1)
     joint = (support + FLOOR) * (posterior + FLOOR) ** NETWORK_POWER
+    joint[np.maximum(support, posterior) < NOWHERE] *= RARELY
     return np.asarray(joint / joint.sum(axis=1, keepdims=True), dtype=np.float32)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bids_brainage.core.errors import ScanError
 from bids_brainage.image.classes import FLUID, GREY, WHITE
-from bids_brainage.image.io import Volume, read, resample, save, save_probability
+from bids_brainage.image.io import Volume, empty, read, resample, save, save_probability
 
 ROUNDS = 8
 FLOOR = 1e-3
@@ -43,6 +43,7 @@ def tissues(t1w_preproc: Path, icv_mask: Path, structure_prior: Path, *, out: Pa
     scan, inside = read(t1w_preproc), read(icv_mask, np.uint8).data > 0
     if not inside.any():
         raise ScanError(f"{icv_mask}: the intracranial mask is empty; check the scan")
+    inside &= ~empty(scan, inside)
     classes = read(structure_prior)
     groups = (Volume(classes.data[..., list(numbers)].sum(axis=-1), classes.affine) for numbers in TISSUES)
     prior = np.stack([np.clip(resample(group, scan.grid)[inside], 0, 1) for group in groups])

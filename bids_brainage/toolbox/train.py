@@ -33,7 +33,7 @@ def _roi(recipes: Any) -> None:
     files = {
         "--coarse-table": "TSV of other people, segmented at 2 mm; wants --same-heads",
         "--same-heads": "TSV of some of the people of --table, segmented at 2 mm",
-        "--noise": "TSV of measurement errors that the fit reckons with: index, relative_sd",
+        "--noise": "TSV of measurement errors that the fit reckons with: index, relative_sd, any shared_1 ...",
         "--judge": "TSV as --table with diagnosis (CN, ...): judged, never trained on",
     }
     for name, text in files.items():

@@ -16,6 +16,7 @@ from bids_brainage.core.errors import UsageError
 from bids_brainage.models.roi import SEX_CODE
 from bids_brainage.stats.groups import cohen_d
 from bids_brainage.training import evaluate
+from bids_brainage.training.measurement import MeasurementError
 from bids_brainage.training.muse import FEWEST_PEOPLE, Cohort, Table, read_table
 from bids_brainage.training.regressors import FOLDS, NoisyRidge, candidates, one_thread, search
 
@@ -29,7 +30,7 @@ ALIKE_VOXEL = 1.2
 HIPPOCAMPI = (47, 48)
 
 
-def figures(cohort: Cohort, found: HeldOut, seed: int, relative_sd: FloatArray | None) -> dict[str, Any]:
+def figures(cohort: Cohort, found: HeldOut, seed: int, error: MeasurementError | None) -> dict[str, Any]:
     """All figures of accuracy for the card, by people who were left out."""
     table = cohort.people()
     age, thirds = table.age, evaluate.age_thirds(table.age)
@@ -41,15 +42,15 @@ def figures(cohort: Cohort, found: HeldOut, seed: int, relative_sd: FloatArray |
         "sex_difference": sex_difference(table, found.predicted),
         "by_age_third": evaluate.by_group(age, found.predicted, thirds),
         "by_site": evaluate.by_group(age, found.predicted, table.site) if sited else {},
-        "leave_one_site_out": left_out(cohort, table.site, seed, relative_sd) if sited else {},
+        "leave_one_site_out": left_out(cohort, table.site, seed, error) if sited else {},
         "leave_one_table_out": {},
         "interval_90": intervals(age, found.predicted, found.half_width, thirds),
     }
     if cohort.coarse is not None:
         resolution = np.where(cohort.is_coarse, "2 mm", "1 mm")
-        metrics["leave_one_table_out"] = left_out(cohort, resolution, seed, relative_sd)
+        metrics["leave_one_table_out"] = left_out(cohort, resolution, seed, error)
         metrics["by_table"] = evaluate.by_group(age, found.predicted, resolution)
-    if relative_sd is not None:
+    if error is not None:
         metrics["out_of_fold_with_measurement_error"] = evaluate.whole(age, found.measured, seed)
         metrics["interval_90_with_measurement_error"] = intervals(
             age, found.measured, found.measured_half_width, thirds
@@ -88,13 +89,13 @@ def sex_difference(table: Table, predicted: FloatArray) -> dict[str, Any]:
 
 
 def left_out(
-    cohort: Cohort, group: NDArray[Any], seed: int, relative_sd: FloatArray | None = None
+    cohort: Cohort, group: NDArray[Any], seed: int, error: MeasurementError | None = None
 ) -> dict[str, dict[str, Any]]:
     """Figures of each group of people by a model of the others; those groups whose complement is too small without.
 
     The conversion from 2 mm comes from the heads known at both resolutions, whose ages take no part.
     """
-    predicted, people = predict_left_out(cohort, group, seed, relative_sd), cohort.people()
+    predicted, people = predict_left_out(cohort, group, seed, error), cohort.people()
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(set(group.tolist())):
         chosen = (group == name) & np.isfinite(predicted)
@@ -106,7 +107,7 @@ def left_out(
 
 @one_thread
 def predict_left_out(
-    cohort: Cohort, group: NDArray[Any], seed: int, relative_sd: FloatArray | None = None
+    cohort: Cohort, group: NDArray[Any], seed: int, error: MeasurementError | None = None
 ) -> FloatArray:
     """Predictions of each group by a model of the others, years, shape (n,); ``nan`` where too few remain."""
     people = cohort.people()
@@ -114,7 +115,7 @@ def predict_left_out(
     for name in sorted(set(group.tolist())):
         test = group == name
         if (~test).sum() >= FEWEST_PEOPLE // 2:
-            model = search(design[~test], people.age[~test], seed, relative_sd, people.logged)
+            model = search(design[~test], people.age[~test], seed, error, people.logged)
             predicted[test] = model.predict(design[test])
     return predicted
 
@@ -157,31 +158,31 @@ def _per_year(values: FloatArray, age: FloatArray) -> dict[str, float | None]:
 
 
 @one_thread
-def comparison(rounds: list[Fold], seed: int, relative_sd: FloatArray | None = None) -> dict[str, dict[str, Any]]:
+def comparison(rounds: list[Fold], seed: int, error: MeasurementError | None = None) -> dict[str, dict[str, Any]]:
     """Every candidate on the same folds and people: accuracy, and the difference of its MAE from the baseline's.
 
     The intervals of the differences are paired bootstraps over people. With measurement errors, also the MAE on the
     people left out when their volumes have such errors, the mean of eight draws.
     """
     people = rounds[0].people
-    draws = 1 if relative_sd is None else DRAWS
+    draws = 1 if error is None else DRAWS
     errors: dict[str, list[FloatArray]] = {}
-    for name, make in candidates(people.logged, seed, relative_sd).items():
+    for name, make in candidates(people.logged, seed, error).items():
         errors[name] = [np.full(len(people.age), np.nan) for _ in range(2)]
         for train, test, _, _, table in rounds:
             design = table.design()
             model = make().fit(design[train], table.age[train])
             errors[name][0][test] = model.predict(design[test]) - table.age[test]
-            measured = [table.with_error(relative_sd, seed + 1 + k).design()[test] for k in range(draws)]
+            measured = [table.with_error(error, seed + 1 + k).design()[test] for k in range(draws)]
             errors[name][1][test] = np.mean([np.abs(model.predict(d) - table.age[test]) for d in measured], axis=0)
     base = [np.abs(values) for values in next(iter(errors.values()))]
     found: dict[str, dict[str, Any]] = {}
-    for name, (error, noisy) in errors.items():
-        whole = evaluate.whole(people.age, people.age + error, seed)
+    for name, (plain, noisy) in errors.items():
+        whole = evaluate.whole(people.age, people.age + plain, seed)
         found[name] = {key: whole[key] for key in ("mae", "r", "slope_of_predicted_on_age")}
-        found[name]["rmse"] = evaluate.figure(np.sqrt((error**2).mean()))
-        found[name]["mae_minus_baseline"] = evaluate.mean_difference(np.abs(error), base[0], seed)
-        if relative_sd is not None:
+        found[name]["rmse"] = evaluate.figure(np.sqrt((plain**2).mean()))
+        found[name]["mae_minus_baseline"] = evaluate.mean_difference(np.abs(plain), base[0], seed)
+        if error is not None:
             found[name]["mae_with_measurement_error"] = evaluate.figure(noisy.mean())
             found[name]["with_measurement_error_minus_baseline"] = evaluate.mean_difference(noisy, base[1], seed)
     return found

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bids_brainage.core.errors import UsageError
 from bids_brainage.models.roi import ICV, MOST_EMPTY, SEX_CODE, VENTRICLES, Conversion, features
+from bids_brainage.training.measurement import MeasurementError
 
 FloatArray = NDArray[np.float64]
 
@@ -73,12 +74,12 @@ class Table:
         volumes, icv = conversion(self.volumes, self.icv)
         return replace(self, volumes=volumes, icv=icv)
 
-    def with_error(self, relative_sd: FloatArray | None, seed: int) -> Table:
-        """The same people measured once more: log-normal errors, independent between regions, of shape (k,)."""
-        if relative_sd is None:
+    def with_error(self, error: MeasurementError | None, seed: int) -> Table:
+        """The same people measured once more, with errors of this kind."""
+        if error is None:
             return self
-        error = np.random.default_rng(seed).normal(size=self.volumes.shape) * relative_sd
-        return replace(self, volumes=self.volumes * np.exp(error))
+        drawn = error.draw(np.random.default_rng(seed), len(self.volumes))
+        return replace(self, volumes=self.volumes * np.exp(drawn))
 
 
 def read_table(path: Path, *, fewest: int = FEWEST_PEOPLE, leave_out: Sequence[str] = ()) -> Table:
@@ -123,32 +124,6 @@ def failed(path: Path) -> list[str]:
     volumes = frame.filter(regex=r"^MUSE_\d+$").drop(columns=f"MUSE_{ICV}", errors="ignore")
     who = frame.get("participant_id", pd.Series(dtype=str))
     return [str(name) for name in who[(volumes == 0).sum(axis=1) > MOST_EMPTY]]
-
-
-def read_error(path: Path, indices: Sequence[int]) -> FloatArray:
-    """Measurement error of each region from a TSV with ``index`` and ``relative_sd``, in the order of ``indices``.
-
-    Other indices (ICV, composites) are not used: the error of ICV is common to all regions.
-
-    Raises
-    ------
-    UsageError
-        Where it cannot be read, or a region has no finite ``relative_sd`` of at least 0, or two.
-    """
-    frame = _read(path)
-    if not {"index", "relative_sd"} <= set(frame):
-        raise UsageError(f"{path}: lacks column index or relative_sd; give a table of measurement errors")
-    known = frame.apply(pd.to_numeric, errors="coerce")[frame["index"].isin(list(indices))].set_index("index")
-    values = known["relative_sd"]
-    if values.index.has_duplicates:
-        raise UsageError(
-            f"{path}: MUSE index {values.index[values.index.duplicated()][0]:g} stands twice; keep one row"
-        )
-    values = values.reindex(list(indices))
-    bad = [index for index, value in values.items() if not 0 <= value < np.inf]
-    if bad:
-        raise UsageError(f"{path}: no usable relative_sd for MUSE index {bad[0]}; give one of each region, 0 for none")
-    return values.to_numpy(dtype=float)
 
 
 def _check(path: Path, frame: pd.DataFrame, values: FloatArray, fewest: int) -> None:

@@ -23,6 +23,7 @@ from sklearn.svm import SVR
 from threadpoolctl import threadpool_limits
 
 from bids_brainage.core.errors import UsageError
+from bids_brainage.training.measurement import MeasurementError
 from bids_brainage.training.muse import LOG_OFFSET
 
 FloatArray = NDArray[np.float64]
@@ -35,36 +36,37 @@ one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 class NoisyRidge(RegressorMixin, BaseEstimator):
-    """Ridge regression on standardised features that are measured with known errors, which predicting adds.
+    r"""Ridge regression on standardised features that are measured with known errors, which predicting adds.
 
-    Minimises ``|y - Zb|^2 + sum_k (alpha + n e_k^2) b_k^2``, e_k the SD of the error of feature k in SDs of the
-    feature: what ridge regression with penalty alpha tends to on ever more copies of the data with fresh errors of that
-    SD (Bishop 1995, Neural Computation 7:108-116; exact for linear models). Without errors it is ridge regression.
+    Minimises :math:`|y - Zb|^2 + \alpha |b|^2 + n\, b^T E b`, E the covariance of the errors in SDs of the features:
+    what ridge regression with penalty alpha tends to on ever more copies of the data with fresh errors of that
+    covariance (Bishop 1995, Neural Computation 7:108-116; exact for linear models). Without errors it is ridge
+    regression.
 
     Parameters
     ----------
     alpha : float
         Penalty of every coefficient.
-    relative_sd : array, shape (k,), optional
-        SD of log volume by region; the last column, sex, has none.
+    error : MeasurementError, optional
+        Of log volumes; the last column, sex, has none.
     logged : array of bool, shape (k,), optional
-        Regions that enter as logarithms; wanted with ``relative_sd``.
+        Regions that enter as logarithms; wanted with ``error``.
     """
 
     def __init__(
-        self, alpha: float = 1.0, relative_sd: FloatArray | None = None, logged: NDArray[np.bool_] | None = None
+        self, alpha: float = 1.0, error: MeasurementError | None = None, logged: NDArray[np.bool_] | None = None
     ) -> None:
-        self.alpha, self.relative_sd, self.logged = alpha, relative_sd, logged
+        self.alpha, self.error, self.logged = alpha, error, logged
 
     def fit(self, design: FloatArray, age: FloatArray) -> NoisyRidge:
         """Fit; ``design`` of shape (n, k + 1), ``age`` in years."""
         self.mean_, self.scale_ = design.mean(axis=0), design.std(axis=0)
         self.scale_[self.scale_ == 0] = 1.0
         z = (design - self.mean_) / self.scale_
-        self.error_ = self._error(design) / self.scale_
-        penalty = self.alpha + len(z) * self.error_**2
+        self.error_ = self._error(design) / np.outer(self.scale_, self.scale_)
+        penalty = self.alpha * np.eye(z.shape[1]) + len(z) * self.error_
         self.intercept_ = float(age.mean())
-        self.coef_ = np.linalg.solve(z.T @ z + np.diag(penalty), z.T @ (age - self.intercept_))
+        self.coef_ = np.linalg.solve(z.T @ z + penalty, z.T @ (age - self.intercept_))
         return self
 
     def predict(self, design: FloatArray) -> FloatArray:
@@ -74,30 +76,30 @@ class NoisyRidge(RegressorMixin, BaseEstimator):
     def score(self, design: FloatArray, age: FloatArray, sample_weight: None = None) -> float:
         """Minus the mean squared error that is expected when these features are measured with the errors."""
         del sample_weight
-        return -float(np.mean((self.predict(design) - age) ** 2) + np.sum((self.coef_ * self.error_) ** 2))
+        return -float(np.mean((self.predict(design) - age) ** 2) + self.coef_ @ self.error_ @ self.coef_)
 
     def _error(self, design: FloatArray) -> FloatArray:
-        """Root mean square of the error of each feature, to first order, in its unit."""
-        found = np.zeros(design.shape[1])
-        if self.relative_sd is not None and self.logged is not None:
+        """Mean covariance of the errors of the features, to first order, in their units."""
+        found = np.zeros((design.shape[1],) * 2)
+        if self.error is not None and self.logged is not None:
             regions = design[:, :-1]
             log_rate = 1 - LOG_OFFSET * np.exp(-np.where(self.logged, regions, 0.0))
             rate = np.where(self.logged, log_rate, regions)
-            found[:-1] = self.relative_sd * np.sqrt((rate**2).mean(axis=0))
+            found[:-1, :-1] = self.error.covariance() * (rate.T @ rate / len(rate))
         return found
 
 
 class WithCopies(RegressorMixin, BaseEstimator):
-    """Any regression on log volumes, fitted on copies of the data with fresh errors of ``relative_sd``."""
+    """Any regression on log volumes, fitted on copies of the data with fresh errors."""
 
-    def __init__(self, inner: Any, relative_sd: FloatArray, copies: int = COPIES) -> None:
-        self.inner, self.relative_sd, self.copies = inner, relative_sd, copies
+    def __init__(self, inner: Any, error: MeasurementError, copies: int = COPIES) -> None:
+        self.inner, self.error, self.copies = inner, error, copies
 
     def fit(self, design: FloatArray, age: FloatArray) -> WithCopies:
         """Fit; ``design`` holds log volumes."""
-        sd = np.append(self.relative_sd, 0.0)
-        error = np.random.default_rng(0).normal(size=(self.copies, *design.shape)) * sd
-        self.inner_ = self.inner.fit((design + error).reshape(-1, design.shape[1]), np.tile(age, self.copies))
+        copies = np.tile(design, (self.copies, 1))
+        copies[:, :-1] += self.error.draw(np.random.default_rng(0), len(copies))
+        self.inner_ = self.inner.fit(copies, np.tile(age, self.copies))
         return self
 
     def predict(self, design: FloatArray) -> FloatArray:
@@ -115,17 +117,17 @@ def search(
     design: FloatArray,
     age: FloatArray,
     seed: int,
-    relative_sd: FloatArray | None = None,
+    error: MeasurementError | None = None,
     logged: NDArray[np.bool_] | None = None,
 ) -> NoisyRidge:
     """The ``roi`` model's regression, the penalty chosen by 10-fold cross-validation of its score."""
-    start = NoisyRidge(relative_sd=relative_sd, logged=logged)
+    start = NoisyRidge(error=error, logged=logged)
     found: NoisyRidge = GridSearchCV(start, {"alpha": PENALTIES}, cv=folds(seed)).fit(design, age).best_estimator_
     return found
 
 
 def candidates(
-    logged: NDArray[np.bool_], seed: int, relative_sd: FloatArray | None = None
+    logged: NDArray[np.bool_], seed: int, error: MeasurementError | None = None
 ) -> dict[str, Callable[[], Any]]:
     """What the comparison fits, by name, the baseline first: each a maker of an estimator without a fit.
 
@@ -135,8 +137,8 @@ def candidates(
         Regions that enter the design as logarithms; candidates on "log" features take it of all regions.
     seed : int
         Of folds.
-    relative_sd : array, shape (k,), optional
-        Measurement errors; with them come the candidates that reckon with them.
+    error : MeasurementError, optional
+        Of the volumes; with it come the candidates that reckon with it.
     """
     logs = _logs(logged)
 
@@ -156,11 +158,11 @@ def candidates(
             cv=KFold(5, shuffle=True, random_state=seed),
         ),
     }
-    if relative_sd is not None:
-        start = NoisyRidge(relative_sd=relative_sd, logged=logged)
+    if error is not None:
+        start = NoisyRidge(error=error, logged=logged)
         made["ridge, errors in variables"] = lambda: GridSearchCV(start, {"alpha": PENALTIES}, cv=folds(seed))
         made["support vectors, noisy copies"] = lambda: make_pipeline(
-            logs, WithCopies(make_pipeline(StandardScaler(), SVR(C=10, gamma=1e-3, epsilon=2.0)), relative_sd)
+            logs, WithCopies(make_pipeline(StandardScaler(), SVR(C=10, gamma=1e-3, epsilon=2.0)), error)
         )
     return made
 

@@ -20,7 +20,8 @@ from bids_brainage.core.files import write_text
 from bids_brainage.models.base import LocalConformal, conformal_half_width
 from bids_brainage.models.roi import FEATURE_COLUMNS, FEATURES, ICV, RESIDUALS, SCALE_1MM, Conversion
 from bids_brainage.training import card, evidence
-from bids_brainage.training.muse import LOG_OFFSET, Cohort, Table, failed, read_cohort, read_error
+from bids_brainage.training.measurement import MeasurementError, read_error
+from bids_brainage.training.muse import LOG_OFFSET, Cohort, Table, failed, read_cohort
 from bids_brainage.training.regressors import NoisyRidge, folds, one_thread, search
 
 FloatArray = NDArray[np.float64]
@@ -55,7 +56,7 @@ class HeldOut(NamedTuple):
 
 
 @one_thread
-def cross_fit(cohort: Cohort, seed: int, relative_sd: FloatArray | None = None) -> list[Fold]:
+def cross_fit(cohort: Cohort, seed: int, error: MeasurementError | None = None) -> list[Fold]:
     """Nested cross-validation: penalty, interval and conversion of each fold come from its own training people.
 
     Parameters
@@ -64,16 +65,16 @@ def cross_fit(cohort: Cohort, seed: int, relative_sd: FloatArray | None = None) 
         All people.
     seed : int
         Of both levels of folds, and of the errors drawn.
-    relative_sd : array, shape (k,), optional
-        Measurement error of each region.
+    error : MeasurementError, optional
+        Measurement error of the volumes.
     """
     rounds = []
     who = cohort.people().who
     for train, test in folds(seed).split(who):
         people = cohort.people(judged=who[test])
         design, age = people.design(), people.age
-        noisy = people.with_error(relative_sd, seed).design()
-        model = search(design[train], age[train], seed, relative_sd, people.logged)
+        noisy = people.with_error(error, seed).design()
+        model = search(design[train], age[train], seed, error, people.logged)
         inner = np.empty(len(train))
         for a, b in folds(seed).split(train):
             inner[b] = clone(model).fit(design[train[a]], age[train[a]]).predict(noisy[train[b]])
@@ -82,11 +83,11 @@ def cross_fit(cohort: Cohort, seed: int, relative_sd: FloatArray | None = None) 
     return rounds
 
 
-def held_out(rounds: list[Fold], seed: int, relative_sd: FloatArray | None = None) -> HeldOut:
+def held_out(rounds: list[Fold], seed: int, error: MeasurementError | None = None) -> HeldOut:
     """Gather what each fold says of its own test people; ``seed`` is that of :func:`cross_fit`."""
     found = HeldOut(*(np.empty(len(rounds[0].people.age)) for _ in HeldOut._fields))
     for train, test, model, interval, people in rounds:
-        measured = people.with_error(relative_sd, seed)
+        measured = people.with_error(error, seed)
         found.predicted[test] = model.predict(people.design()[test])
         found.measured[test] = model.predict(measured.design()[test])
         found.half_width[test] = interval.half_width(found.predicted[test])
@@ -120,7 +121,7 @@ def fit(
     same_heads : Path, optional
         Some of ``table`` segmented at 2 mm; without it the bundle refuses volumes on that scale.
     noise : Path, optional
-        Measurement error of each region; see :func:`bids_brainage.training.muse.read_error`.
+        Measurement error of each region; see :func:`bids_brainage.training.measurement.read_error`.
     judged : Path, optional
         People with a ``diagnosis`` who never train; see :func:`bids_brainage.training.evidence.patients`.
     compare : bool

@@ -113,8 +113,8 @@ def synthesise(heads: Sequence[LabelMap], seed: Sequence[int], *, crop: bool, co
     side = table.side.to(draw.device)[rows] * (-1 if flipped else 1)
     contrast = contrast or str(draw.rng.choice(list(CONTRASTS), p=list(CONTRASTS.values())))
     scan = paint(draw, head, points, rows, contrast)
-    scan = remove(draw, scan, target)
-    return Sample(scanned(draw, scan), target, side)
+    scan, target = remove(draw, scan, target)
+    return Sample(scanned(draw, scan), target, side.masked_fill(target == 0, 0))
 
 
 def positions(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -224,19 +224,24 @@ def palette(draw: Draw, contrast: str) -> tuple[Tensor, Tensor]:
     return means.clamp_(0, 1.4), spreads
 
 
-def remove(draw: Draw, scan: Tensor, target: Tensor) -> Tensor:
-    """Take away what some scans lack: all but the brain, a part cut off by the field of view, the face."""
+def remove(draw: Draw, scan: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Take away what some scans lack: all but the brain, a part beyond the field of view, the face; scan and truth.
+
+    There is nothing to find beyond the field of view; CSF that was stripped away is still to be found, as the skull
+    was there.
+    """
     drawn = draw.rng.random()
     if drawn < 0.10:
-        return scan * (target > (0 if draw.chance(0.5) else NUMBER["csf"]))
+        return scan * (target > (0 if draw.chance(0.5) else NUMBER["csf"])), target
     if drawn < 0.35:
         below = np.array([0, draw.uniform(-0.3, 0.3), -1.0])
         direction = below if draw.chance(0.6) else draw.rng.normal(size=3)
-        return scan * (_along(draw, direction) < draw.uniform(50, 95))
+        seen = _along(draw, direction) < draw.uniform(50, 95)
+        return scan * seen, target * seen
     if drawn < 0.50:
         face = _along(draw, np.array([0, 1.0, -draw.uniform(0.4, 1.2)])) >= draw.uniform(50, 85)
-        return scan * (~face | (target > 0))
-    return scan
+        return scan * (~face | (target > 0)), target
+    return scan, target
 
 
 def _along(draw: Draw, direction: np.ndarray) -> Tensor:

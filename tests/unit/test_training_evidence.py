@@ -1,6 +1,7 @@
 """How the roi model is chosen and judged: measurement error, people at 2 mm, groups left out, patients."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from bids_brainage.models import registry
 from bids_brainage.models.base import load_model
 from bids_brainage.models.roi import RoiModel
 from bids_brainage.toolbox import main
-from bids_brainage.training import evaluate, evidence, muse, regressors, roi
+from bids_brainage.training import evaluate, evidence, measurement, muse, regressors, roi
+from bids_brainage.training.measurement import MeasurementError, independent
 from tests.unit.test_training_roi import INDICES, at_2mm, people
 
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,28 +44,68 @@ def test_without_errors_it_is_ridge(seed: int, alpha: float) -> None:
 
 
 @FEW
-@given(st.integers(0, 10_000), st.floats(0.01, 100), st.lists(st.floats(0, 1), min_size=4, max_size=4))
-def test_its_penalty_is_what_copies_with_errors_do(seed: int, alpha: float, relative_sd: list[float]) -> None:
-    """2k copies, one region moved up or down by sqrt(k) SD in each: their errors have the covariance, exactly."""
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.01, 100),
+    st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    st.lists(st.lists(st.floats(-1, 1), min_size=4, max_size=4), max_size=2),
+)
+def test_its_penalty_is_what_copies_with_errors_do(
+    seed: int, alpha: float, own: list[float], shared: list[list[float]]
+) -> None:
+    """Each source of error, a region's own or a shared one, moves one copy up and one down: exactly that covariance."""
     x, y = design(seed)
-    error = np.array(relative_sd)
+    x[:, :4] += 20  # so far from an empty region that a logarithm moves as its volume does
+    error = MeasurementError(np.array(own), np.array(shared).reshape(-1, 4))
     ours = regressors.NoisyRidge(alpha, error, np.ones(4, dtype=bool)).fit(x, y)
-    z, spread = (x - ours.mean_) / ours.scale_, ours.error_
-    np.testing.assert_allclose(spread[:-1] * ours.scale_[:-1], error, rtol=0.2, atol=1e-9)
-    copies = [z + sign * np.sqrt(4) * spread[j] * np.eye(5)[j] for j in range(4) for sign in (-1, 1)]
-    theirs = Ridge(alpha * 8).fit(np.vstack(copies), np.tile(y, 8))
-    np.testing.assert_allclose(ours.predict(x), theirs.predict(z), rtol=1e-6)
+    z, sources = (x - ours.mean_) / ours.scale_, np.vstack([np.diag(own), error.shared])
+    moves = np.c_[sources, np.zeros(len(sources))] / ours.scale_ * np.sqrt(len(sources))
+    np.testing.assert_allclose(ours.error_, moves.T @ moves / len(sources), rtol=1e-5, atol=1e-8)
+    copies = [z + sign * move for move in moves for sign in (-1, 1)]
+    theirs = Ridge(alpha * len(copies)).fit(np.vstack(copies), np.tile(y, len(copies)))
+    np.testing.assert_allclose(ours.predict(x), theirs.predict(z), rtol=1e-5)
     expected = np.mean([np.mean((ours.predict(c * ours.scale_ + ours.mean_) - y) ** 2) for c in copies])
-    assert ours.score(x, y) == pytest.approx(-expected)
+    assert ours.score(x, y) == pytest.approx(-expected, rel=1e-5)
+
+
+def errors(seed: int = 0) -> MeasurementError:
+    """Own errors of 2 to 6 %, and one that all regions share."""
+    rng = np.random.default_rng(seed)
+    return MeasurementError(np.linspace(0.02, 0.06, len(INDICES)), rng.normal(0, 0.04, (1, len(INDICES))))
 
 
 def test_error_of_a_feature_is_that_of_the_volume(tmp_path: Path) -> None:
-    table = frame_table(people(400), tmp_path)
-    sd = np.linspace(0.02, 0.1, len(INDICES))
-    model = regressors.NoisyRidge(1.0, sd, table.logged).fit(table.design(), table.age)
-    drawn = table.with_error(sd, 1).design() - table.design()
-    np.testing.assert_allclose((model.error_ * model.scale_)[:-1], drawn[:, :-1].std(axis=0), rtol=0.1)
-    assert (model.error_[-1], drawn[:, -1].any()) == (0.0, False)
+    table = frame_table(people(4000), tmp_path)
+    model = regressors.NoisyRidge(1.0, errors(), table.logged).fit(table.design(), table.age)
+    drawn = table.with_error(errors(), 1).design() - table.design()
+    found = np.cov(drawn / model.scale_, rowvar=False)
+    np.testing.assert_allclose(found, model.error_, atol=0.08 * np.abs(model.error_).max())
+    assert not model.error_[-1].any()
+    assert not drawn[:, -1].any()
+
+
+def test_a_shared_error_makes_a_sum_that_does_not_feel_it(tmp_path: Path) -> None:
+    """The answer to what all regions share grows small beside that to independent errors of the same size."""
+    train = frame_table(people(300, 1), tmp_path)
+    pattern = np.where(train.logged, 0.0, 0.06)
+    models = [
+        regressors.NoisyRidge(10.0, error, train.logged).fit(train.design(), train.age)
+        for error in (independent(pattern), MeasurementError(np.zeros(len(INDICES)), pattern[None]))
+    ]
+    moved = replace(train, volumes=train.volumes * np.exp(pattern)).design()
+    independent_one, shared_one = (np.abs(m.predict(moved) - m.predict(train.design())).mean() for m in models)
+    assert shared_one < 0.5 * independent_one
+
+
+def test_patterns_that_repeats_share_are_found_again() -> None:
+    """Own errors and the shared one come out as they were put in; both sides count alike."""
+    rng, mirror = np.random.default_rng(0), np.array([1, 0, 3, 2, 4, 5])
+    known = MeasurementError(np.full(6, 0.02), np.array([[0.1, 0.1, -0.05, -0.05, 0.0, 0.08]]))
+    found = measurement.estimate(np.full(6, 0.02), known.draw(rng, 400), 1, mirror)
+    np.testing.assert_allclose(np.abs(found.shared), np.abs(known.shared), atol=0.01)
+    np.testing.assert_allclose(found.own, known.own, atol=0.006)
+    total = np.sqrt(np.diag(measurement.estimate(np.full(6, 0.3), known.draw(rng, 40), 1, mirror).covariance()))
+    np.testing.assert_allclose(total, 0.3, rtol=1e-6)
 
 
 def frame_table(frame: pd.DataFrame, folder: Path, name: str = "people.tsv", fewest: int = 1) -> muse.Table:
@@ -73,7 +115,7 @@ def frame_table(frame: pd.DataFrame, folder: Path, name: str = "people.tsv", few
 
 def test_knowing_the_error_helps_where_there_is_one(tmp_path: Path) -> None:
     train, test = frame_table(people(200, 1), tmp_path), frame_table(people(400, 2), tmp_path)
-    sd = np.where(np.isin(INDICES, [47, 48]), 0.5, 0.02)
+    sd = independent(np.where(np.isin(INDICES, [47, 48]), 0.5, 0.02))
     plain = roi.search(train.design(), train.age, 0)
     knowing = roi.search(train.design(), train.age, 0, sd, train.logged)
     worse, better = (np.abs(m.predict(test.with_error(sd, 3).design()) - test.age).mean() for m in (plain, knowing))
@@ -84,8 +126,8 @@ def test_knowing_the_error_helps_where_there_is_one(tmp_path: Path) -> None:
 def test_no_error_leaves_the_table(tmp_path: Path) -> None:
     table = frame_table(people(20), tmp_path)
     assert table.with_error(None, 0) is table
-    np.testing.assert_array_equal(table.with_error(np.zeros(8), 0).volumes, table.volumes)
-    drawn = [table.with_error(np.full(8, 0.1), s).volumes for s in (0, 0, 1)]
+    np.testing.assert_array_equal(table.with_error(independent(np.zeros(8)), 0).volumes, table.volumes)
+    drawn = [table.with_error(independent(np.full(8, 0.1)), s).volumes for s in (0, 0, 1)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).all()
 
@@ -214,7 +256,7 @@ def test_each_round_sees_a_conversion_blind_to_its_test_people(tmp_path: Path) -
 
 def test_intervals_are_those_of_volumes_with_the_error(tmp_path: Path) -> None:
     cohort = muse.Cohort(frame_table(people(200), tmp_path))
-    sd = np.full(len(INDICES), 0.3)
+    sd = independent(np.full(len(INDICES), 0.3))
     found = roi.held_out(roi.cross_fit(cohort, 0, sd), 0, sd)
     age = cohort.fine.age
     with_error = evaluate.coverage(age, found.measured, found.measured_half_width)
@@ -226,21 +268,25 @@ def test_intervals_are_those_of_volumes_with_the_error(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("index\tsd\n4\t0.1\n", "lacks column index or relative_sd"),
-        ("index\trelative_sd\n4\t0.1\n", "no usable relative_sd for MUSE index 23"),
-        ("index\trelative_sd\n4\t-0.1\n23\t0.1\n", "no usable relative_sd for MUSE index 4"),
-        ("index\trelative_sd\n4\tn/a\n23\t0.1\n", "no usable relative_sd for MUSE index 4"),
+        ("index\trelative_sd\n4\t0.1\n", "no usable value for MUSE index 23"),
+        ("index\trelative_sd\n4\t-0.1\n23\t0.1\n", "no usable value for MUSE index 4"),
+        ("index\trelative_sd\n4\tn/a\n23\t0.1\n", "no usable value for MUSE index 4"),
+        ("index\trelative_sd\tshared_1\n4\t0.1\t0.1\n23\t0.1\tn/a\n", "no usable value for MUSE index 23"),
         ("index\trelative_sd\n4\t0.1\n4\t0.1\n23\t0.1\n", "MUSE index 4 stands twice"),
     ],
 )
 def test_unusable_errors_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "error.tsv").write_text(text)
     with pytest.raises(UsageError, match=re.escape(said)):
-        muse.read_error(tmp_path / "error.tsv", (4, 23))
+        measurement.read_error(tmp_path / "error.tsv", (4, 23))
 
 
 def test_errors_are_read_in_the_order_of_the_regions(tmp_path: Path) -> None:
-    (tmp_path / "error.tsv").write_text("index\trelative_sd\n23\t0.2\n702\t0.9\n4\t0\n")
-    assert muse.read_error(tmp_path / "error.tsv", (4, 23)).tolist() == [0.0, 0.2]
+    text = "index\trelative_sd\tshared_1\n23\t0.2\t-0.1\n702\t0.9\t0\n4\t0\t0.3\n"
+    (tmp_path / "error.tsv").write_text(text)
+    found = measurement.read_error(tmp_path / "error.tsv", (4, 23))
+    assert found.own.tolist() == [0.0, 0.2]
+    assert found.shared.tolist() == [[0.3, -0.1]]
 
 
 def test_shipped_errors_are_of_the_size_that_the_atlas_card_states() -> None:
@@ -248,7 +294,8 @@ def test_shipped_errors_are_of_the_size_that_the_atlas_card_states() -> None:
     volumes = registry.find("muse-atlas", registry.search_path()).card["metrics"]["volumes"]
     model = load_model(registry.find("roi", registry.search_path()))
     assert isinstance(model, RoiModel)
-    errors = muse.read_error(registry.PACKAGED.parent / "muse_error.tsv", model.indices)
+    known = measurement.read_error(registry.PACKAGED.parent / "muse_error.tsv", model.indices)
+    errors = np.sqrt(np.diag(known.covariance()))
     error = dict(zip(model.indices, errors, strict=True))
     assert all(0.01 < value < 0.5 for value in errors)
     assert error[51] == error[52] < float(np.median(errors))
@@ -338,7 +385,7 @@ def test_paired_difference_is_of_the_same_people() -> None:
 def test_candidates_are_judged_on_the_same_people_as_the_baseline(tmp_path: Path) -> None:
     pytest.importorskip("xgboost", reason="the comparison needs xgboost-cpu")
     cohort = muse.Cohort(frame_table(people(), tmp_path))
-    sd = np.full(len(INDICES), 0.1)
+    sd = independent(np.full(len(INDICES), 0.1))
     rounds = roi.cross_fit(cohort, 0, sd)
     found = evidence.comparison(rounds, 0, sd)
     assert next(iter(found)) == "ridge"

@@ -142,6 +142,22 @@ def test_t1w_is_brightest_in_white_matter_and_inverted_darkest(heads):
     assert sum(order["inverted"]) <= 1
 
 
+@pytest.mark.parametrize("tissue", [NUMBER["csf"], NUMBER["cerebral_cortex"]])
+def test_beyond_the_field_of_view_there_is_nothing_to_find_but_under_the_knife_there_is(tissue):
+    """A cut takes scan and truth alike; stripping takes the CSF of the scan and leaves its truth."""
+    whole = torch.ones(synthetic.CROP)
+    kinds = set()
+    for seed in range(60):
+        draw = synthetic.Draw([seed], synthetic.CROP, torch.device("cpu"))
+        scan, target = synthetic.remove(draw, whole, whole.to(torch.uint8) * tissue)
+        if (scan == 0).all() and (target == tissue).all():
+            kinds.add("stripped")
+        else:
+            assert torch.equal(scan == 0, target == 0)
+            kinds.add("cut" if (scan == 0).any() else "whole")
+    assert kinds == ({"stripped", "cut", "whole"} if tissue == NUMBER["csf"] else {"cut", "whole"})
+
+
 def test_warps_are_smooth_and_keep_their_folds_apart():
     draw = synthetic.Draw([3], synthetic.WHOLE, torch.device("cpu"))
     moved = synthetic.positions(synthetic.WHOLE, draw.device) + synthetic.warp(draw, 4.5, 2.5)
