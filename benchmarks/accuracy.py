@@ -32,7 +32,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="BIDS dataset with derivatives/dlmuse")
     parser.add_argument("--work", type=Path, help="folder that keeps the stages' files (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=Path("accuracy.tsv"), help="TSV of all regions")
-    parser.add_argument("--noise", type=Path, help="TSV of measurement errors, for `brainage train roi --noise`")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,26 +46,6 @@ def main() -> None:
         print("| " + " | ".join([name, *map(shown, figures.values())]) + " |")
     print_ages(examples, judged, people(args.data))
     write_regions(args.out, judged)
-    if args.noise:
-        write_noise(args.noise, judged)
-
-
-PRIOR_PEOPLE = 5
-
-
-def write_noise(path: Path, judged: agreement.Judged) -> None:
-    """Measurement error of each region for ``brainage train roi --noise``: SD of log(app / DLMUSE) over heads.
-
-    Both sides share one figure, and each is drawn to the median region as if five more heads had shown that.
-    """
-    error = np.log(judged.volumes[:, :145] / judged.reference[:, :145])
-    mirror = muse.mirrored()[:145]
-    variance = (error**2).mean(axis=0)
-    variance = (variance + variance[mirror]) / 2
-    n = len(error)
-    shrunk = np.sqrt((n * variance + PRIOR_PEOPLE * np.median(variance)) / (n + PRIOR_PEOPLE))
-    rows = [f"{region.number}\t{sd:.4f}" for region, sd in zip(muse.regions(), shrunk, strict=True)]
-    path.write_text("\n".join(["index\trelative_sd", *rows]) + "\n", encoding="utf-8")
 
 
 def people(dataset: Path) -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ doi:10.1016/j.media.2023.102789; Hoopes et al. 2022, SynthStrip, doi:10.1016/j.n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +28,9 @@ SHAPE = (96, 112, 96)
 TOP_TO_CENTRE = 82.0
 OFF_CENTRE = 12.0
 REFUSED_ML = (300.0, 2500.0)
-UNUSUAL_ML = (700.0, 2000.0)
 STRIPPED_SHARE = 0.95
 ALL_BRAIN = 0.94
-CUT_AREA = 1000.0
 EDGE = 8.0
-AGREEMENT = 0.8
 NO_SUPPORT = 0.1
 BRIGHT_AIR = 0.6
 WEAK_SUPPORT = 0.25
@@ -51,10 +49,9 @@ class Segmented(NamedTuple):
         Probabilities of :data:`CLASSES`, 4D (classes last), uint8 x 1/255, on a 2 mm grid of 96 x 112 x 96
         voxels along the scan's own axes in its world space, around the brain.
     flags : tuple of str
-        ``already_stripped``, ``brain_volume_unusual`` (outside 700-2000 mL), ``brain_cut`` (over 10 cm^2 of the
-        intracranial mask within 8 mm of a face of the field of view), ``mask_disagrees`` (Dice under
-        0.8 between a given or SynthStrip's mask and the network's), ``segmentation_uncertain`` (the structures explain
-        under a quarter of the variance of the intensities within the skull).
+        ``already_stripped``.
+    measures : mapping
+        Of :mod:`bids_brainage.core.quality`.
     """
 
     brain_mask: Path
@@ -62,6 +59,7 @@ class Segmented(NamedTuple):
     aseg_dseg: Path
     posteriors: Path
     flags: tuple[str, ...]
+    measures: Mapping[str, float]
 
 
 def segment(
@@ -110,15 +108,17 @@ def segment(
     own, icv, stripped = native_masks(found.classes, scan, head)
     brain = own if mask is None else mask
     icv |= brain
-    flags = _judge(brain, icv, scan.grid, t1w_native, stripped=stripped, support=support)
-    if masks.dice(brain, own) < AGREEMENT:
-        flags += ("mask_disagrees",)
+    refuse(brain, scan.grid, t1w_native, support=support)
+    measures = measure(brain, icv, scan.grid, stripped=stripped) | {"contrast_explained": support}
+    if mask is not None:
+        measures["mask_dice"] = masks.dice(brain, own)
     return Segmented(
         io.save(out / "brain_mask.nii.gz", brain, scan.affine, np.uint8),
         io.save(out / "icv_mask.nii.gz", icv, scan.affine, np.uint8),
         io.save(out / "aseg_dseg.nii.gz", structures(found, scan.grid, icv), scan.affine),
         io.save_probability(out / "posteriors.nii.gz", found.classes.data, found.classes.affine),
-        flags,
+        ("already_stripped",) if stripped else (),
+        measures,
     )
 
 
@@ -319,10 +319,8 @@ def _millilitres(mask: masks.Mask, voxel: float) -> float:
     return float(mask.sum()) * voxel / 1000
 
 
-def _judge(
-    brain: masks.Mask, icv: masks.Mask, grid: Grid, scan: Path, *, stripped: bool, support: float
-) -> tuple[str, ...]:
-    """Flags of the masks; an implausible brain is refused."""
+def refuse(brain: masks.Mask, grid: Grid, scan: Path, *, support: float) -> None:
+    """Stop where what was found cannot be a brain."""
     if support < NO_SUPPORT:
         raise ScanError(
             f"{scan}: no brain was found: what looks like its tissues explains {support:.0%} of the intensities; "
@@ -334,13 +332,28 @@ def _judge(
             f"{scan}: the brain found has {volume:.0f} mL, not 300 to 2500; "
             "check that this is a whole head in T1w, or give a mask"
         )
-    flags = {
-        "already_stripped": stripped,
-        "brain_volume_unusual": not UNUSUAL_ML[0] <= volume <= UNUSUAL_ML[1],
-        "segmentation_uncertain": support < WEAK_SUPPORT,
-        "brain_cut": cut_area(*((brain, grid, 0.0) if stripped else (icv, grid, EDGE))) > CUT_AREA,
+
+
+def measure(brain: masks.Mask, icv: masks.Mask, grid: Grid, *, stripped: bool) -> dict[str, float]:
+    """Volume, shape and place of the masks: measures of :mod:`bids_brainage.core.quality`."""
+    volumes = [_millilitres(mask, grid.voxel_volume) for mask in (brain, icv)]
+    cut = cut_area(brain, grid, 0.0) if stripped else cut_area(icv, grid, EDGE)
+    return {
+        "brain_ml": volumes[0],
+        "icv_ml": volumes[1],
+        "brain_share": volumes[0] / max(volumes[1], 1e-6),
+        "brain_elongation": elongation(brain, grid),
+        "cut_cm2": cut / 100,
     }
-    return tuple(name for name, raised in flags.items() if raised)
+
+
+def elongation(mask: masks.Mask, grid: Grid) -> float:
+    """Ratio of the longest to the shortest principal axis of a mask; 1 for a ball, whatever its pose."""
+    where = np.argwhere(mask[::2, ::2, ::2]) @ (2 * grid.affine[:3, :3]).T
+    if len(where) < 4:
+        return float("inf")
+    spread = np.linalg.eigvalsh(np.cov(where, rowvar=False))
+    return float(np.sqrt(spread[-1] / max(spread[0], 1e-6)))
 
 
 def cut_area(mask: masks.Mask, grid: Grid, edge: float) -> float:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from bids_brainage.image.io import Grid, read, save
-from bids_brainage.image.register import affine_of, displacement, warp
+from bids_brainage.image.io import read, save
+from bids_brainage.image.register import affine_of, displacement, volume_change, warp
 from bids_brainage.image.template import template as load_template
 
 RESOLUTION = 1.5
@@ -50,20 +49,3 @@ def modulate(probseg_gm: Path, probseg_wm: Path, xfm_forward: Path, *, template:
         smooth = ndimage.gaussian_filter(moved, FWHM / np.sqrt(8 * np.log(2)) / grid.zooms, mode="constant")
         written.append(save(out / f"{name}.nii.gz", smooth.astype(np.float32), grid.affine))
     return Modulated(*written)
-
-
-def volume_change(field: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    r"""Determinant of :math:`\nabla(x + u(x))`, central differences; at least 0.
-
-    Parameters
-    ----------
-    field : array, (x, y, z, 3)
-        Displacement :math:`u`, mm along RAS.
-    grid : Grid
-        Its grid, with axes along RAS.
-    """
-    step = np.diag(grid.affine)[:3].astype(np.float32)
-    rows = [[np.gradient(field[..., i], step[j], axis=j) + np.float32(i == j) for j in range(3)] for i in range(3)]
-    (a, b, c), (d, e, f), (g, h, i) = rows
-    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-    return np.clip(determinant, 0, None).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from bids_brainage.image.template import template as load_template
 
 WORKING_MM = 2.0
 COARSE_MM = 8.0
+CHECKED_MM = 4.0
 ANGLES = (-40.0, -20.0, 0.0, 20.0, 40.0)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -47,17 +49,14 @@ class Registered(NamedTuple):
         ANTs composite transforms (.h5): T1w to template, template to T1w.
     t1w_mni : Path
         The corrected brain on the template's 1 mm grid.
-    similarity : float
-        Correlation of ``t1w_mni`` with the template in the template's brain.
-    affine_determinant : float
-        Determinant of the affine part, template to scan: below 1 where the scanned brain is smaller.
+    measures : mapping
+        Of :mod:`bids_brainage.core.quality`.
     """
 
     xfm_forward: Path
     xfm_inverse: Path
     t1w_mni: Path
-    similarity: float
-    affine_determinant: float
+    measures: Mapping[str, float]
 
 
 def register(
@@ -107,8 +106,36 @@ def register(
     if not np.isfinite(similarity):
         raise ScanError(f"{t1w_preproc}: the registration to {template} failed; check the scan and its brain mask")
     t1w_mni = save(out / "t1w_mni.nii.gz", brain.astype(np.float32), fine.grid.affine)
-    determinant = float(np.linalg.det(affine_of(forward)[:3, :3]))
-    return Registered(forward, inverse, t1w_mni, similarity, determinant)
+    return Registered(forward, inverse, t1w_mni, {"similarity": similarity} | change(forward, template))
+
+
+def change(forward: Path, template: str) -> dict[str, float]:
+    """Size of the affine part and range of the nonlinear volume change within the template's brain.
+
+    Measures of :mod:`bids_brainage.core.quality`, on the template's 4 mm grid.
+    """
+    coarse = load_template(template, CHECKED_MM)
+    affine = float(np.linalg.det(affine_of(forward)[:3, :3]))
+    inside = volume_change(displacement(forward, coarse.grid), coarse.grid)[coarse.mask] / affine
+    low, high = (float(np.percentile(inside, share)) for share in (0.1, 99.9))
+    return {"affine_determinant": affine, "jacobian_low": low, "jacobian_high": high}
+
+
+def volume_change(field: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    r"""Determinant of :math:`\nabla(x + u(x))`, central differences; at least 0.
+
+    Parameters
+    ----------
+    field : array, (x, y, z, 3)
+        Displacement :math:`u`, mm along RAS.
+    grid : Grid
+        Its grid, with axes along RAS.
+    """
+    step = np.diag(grid.affine)[:3].astype(np.float32)
+    rows = [[np.gradient(field[..., i], step[j], axis=j) + np.float32(i == j) for j in range(3)] for i in range(3)]
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return np.clip(determinant, 0, None).astype(np.float32)
 
 
 def channels(scan: Volume, mask: NDArray[np.bool_], posteriors: Volume) -> Channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +21,15 @@ TISSUES = (GREY, WHITE, FLUID)
 class Tissues(NamedTuple):
     """Probabilities (native grid, uint8 x 1/255, sum 1 within the skull) and the likeliest tissue.
 
-    ``dseg`` has the labels of BIDS: 1 grey matter, 2 white matter, 3 CSF, 0 outside the skull.
+    ``dseg`` has the labels of BIDS: 1 grey matter, 2 white matter, 3 CSF, 0 outside the skull; ``measures`` are of
+    :mod:`bids_brainage.core.quality`.
     """
 
     probseg_gm: Path
     probseg_wm: Path
     probseg_csf: Path
     dseg: Path
+    measures: Mapping[str, float]
 
 
 def tissues(t1w_preproc: Path, icv_mask: Path, structure_prior: Path, *, out: Path) -> Tissues:
@@ -55,7 +58,27 @@ def tissues(t1w_preproc: Path, icv_mask: Path, structure_prior: Path, *, out: Pa
         paths.append(save_probability(out / f"probseg_{name}.nii.gz", image, scan.affine))
     label = np.zeros(inside.shape, dtype=np.uint8)
     label[inside] = 1 + share.argmax(axis=0)
-    return Tissues(paths[0], paths[1], paths[2], save(out / "dseg.nii.gz", label, scan.affine))
+    dseg = save(out / "dseg.nii.gz", label, scan.affine)
+    return Tissues(paths[0], paths[1], paths[2], dseg, contrast(scan.data[inside], share))
+
+
+def contrast(intensity: NDArray[np.floating], share: NDArray[np.floating]) -> dict[str, float]:
+    """How white and grey matter differ: measures of :mod:`bids_brainage.core.quality`.
+
+    Parameters
+    ----------
+    intensity : array, (n,)
+    share : array, (3, n)
+        Grey matter, white matter, CSF.
+    """
+    grey, white = (intensity[share.argmax(axis=0) == number] for number in (0, 1))
+    if not len(grey) or not len(white) or grey.mean() <= 0:
+        return {"white_over_grey": float("nan"), "tissue_contrast": 0.0}
+    spread = float(np.sqrt((grey.var() + white.var()) / 2))
+    return {
+        "white_over_grey": float(white.mean() / grey.mean()),
+        "tissue_contrast": float(abs(white.mean() - grey.mean()) / max(spread, 1e-6)),
+    }
 
 
 def classify(intensity: NDArray[np.floating], prior: NDArray[np.floating]) -> NDArray[np.float32]:

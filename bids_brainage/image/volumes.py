@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ class Volumes(NamedTuple):
     muse_dseg: Path
     brain_mask_fused: Path
     structure_prior: Path
+    measures: Mapping[str, float]
 
 
 def volumes(
@@ -64,7 +66,7 @@ def volumes(
         ``muse_volumes``: TSV with ``index``, ``name``, ``volume_mm3`` and a JSON dictionary beside it;
         ``muse_dseg``: MUSE numbers on the native grid (uint8); ``brain_mask_fused``: the brain by network and atlas
         together, native grid; ``structure_prior``: classes by network and atlas without intensity, on the grid of the
-        posteriors.
+        posteriors; ``measures`` of :mod:`bids_brainage.core.quality`.
 
     Raises
     ------
@@ -94,6 +96,7 @@ def volumes(
         dseg,
         save(out / "brain_mask_fused.nii.gz", brain, icv.affine, np.uint8),
         save_probability(out / "structure_prior.nii.gz", structures, grid.affine),
+        {"regions_empty": float((measured == 0).sum())},
     )
 
 

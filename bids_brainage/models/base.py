@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError
+from bids_brainage.core.quality import Measure
 from bids_brainage.core.types import Age, Prediction
 
 AGE_OUTSIDE_MODEL_RANGE = "age_outside_model_range"
@@ -108,6 +109,10 @@ class Model(ABC, Generic[Inputs]):
 
     def explain(self, inputs: Sequence[Inputs]) -> list[list[Contribution]]:
         """What moved each brain age, and by how many years; empty lists where a model cannot say."""
+        return [[] for _ in inputs]
+
+    def measures(self, inputs: Sequence[Inputs]) -> list[list[Measure]]:
+        """How far each scan lies from what the model was trained on; empty lists where a model cannot say."""
         return [[] for _ in inputs]
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BrainAgeError, BundleError, ScanError
 from bids_brainage.core.files import read_json
+from bids_brainage.core.quality import Measure
 from bids_brainage.core.types import Prediction, Sex
 from bids_brainage.image import muse
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, Contribution, LocalConformal, Model
@@ -240,6 +241,12 @@ class RoiModel(Model[RoiInputs]):
         """Largest deviation of any feature, or of ICV itself, from its mean in training; in SD, shape (n,)."""
         icv = (np.array([person.icv for person in inputs]) - self.icv_mean) / self.icv_sd
         return np.maximum(np.abs(self.standardised(inputs)).max(axis=1), np.abs(icv))
+
+    def measures(self, inputs: Sequence[RoiInputs]) -> list[list[Measure]]:
+        """The largest deviation beside what 99 % of the people of training have when they are left out."""
+        found = self.largest_deviation(inputs).tolist() if inputs else []
+        name = f"{self.name}_deviation"
+        return [[Measure(name, z, 0.0, self.largest_z, "SD", VOLUMES_OUT_OF_DISTRIBUTION)] for z in found]
 
     def predict(self, inputs: Sequence[RoiInputs]) -> list[Prediction]:
         """Brain ages with 90 % prediction intervals, in years.

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.core.files import read_json, write_text
+from bids_brainage.core.quality import GATES
 from bids_brainage.core.types import Scan
 from bids_brainage.reports import svg
 from bids_brainage.reports.style import PALETTE, Banner, Section, page
@@ -56,6 +57,9 @@ def _scan_section(scan: Scan, rows: Sequence[Mapping[str, str]], out_dir: Path, 
         data = base64.b64encode(picture.read_bytes()).decode()
         image = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(PICTURE, data)
         parts.append(Markup("<figure>{}<figcaption><small>{}</small></figcaption></figure>").format(image, PICTURE))
+    measured = path_for(scan, "quality", out_dir, template)
+    if measured.is_file():
+        parts.append(quality(read_tsv(measured)))
     moved = path_for(scan, "contributions", out_dir, template)
     if moved.is_file():
         parts.append(contributions(read_tsv(moved)))
@@ -115,6 +119,46 @@ def _intervals(rows: Sequence[Mapping[str, str]]) -> Markup:
     return Markup('<figure><svg class="plot" role="img" viewBox="0 0 {} {}">{}</svg></figure>').format(
         width, height, Markup(inside)  # noqa: S704 - numbers and escaped names
     )  # fmt: skip
+
+
+def quality(rows: Sequence[Mapping[str, str]]) -> Markup:
+    """What was measured of the scan, beside the bounds within which it is trusted."""
+    lines = []
+    for row in rows:
+        bounds = _bounds(row["low"], row["high"])
+        raised = row["flag"] != "n/a"
+        meaning = GATES[row["measure"]].meaning if row["measure"] in GATES else DEVIATION.format(row["measure"])
+        mark = Markup('<span class="flag">{}</span>').format(row["flag"].replace("_", " ")) if raised else "passed"
+        unit = "" if row["unit"] == "n/a" else f" {row['unit']}"
+        lines.append(
+            Markup('<tr><td class="t w">{}</td><td>{}{}</td><td>{}</td><td class="t">{}</td></tr>').format(
+                meaning, row["value"], unit, bounds, mark
+            )
+        )
+    count = sum(row["flag"] != "n/a" for row in rows)
+    title = Markup("<h3>Quality: {}</h3>").format(
+        "all measures within their bounds" if not count else f"{count} of {len(rows)} measures beyond their bounds"
+    )
+    head = Markup("<thead><tr><th>measure</th><th>value</th><th>bounds</th><th></th></tr></thead>")
+    table = Markup('<div class="scroll"><table>{}<tbody>{}</tbody></table></div>').format(head, Markup("").join(lines))
+    return Markup("{}<details{}><summary>All measures</summary>{}</details>").format(
+        title, Markup(" open") if count else "", table
+    )
+
+
+def _bounds(low: str, high: str) -> str:
+    """Two bounds, either of which may be n/a, in words."""
+    match low == "n/a", high == "n/a":
+        case False, False:
+            return f"{low} to {high}"
+        case False, True:
+            return f"at least {low}"
+        case True, False:
+            return f"at most {high}"
+    return ""
+
+
+DEVIATION = "Largest deviation of a volume or the ICV from the mean of training ({})"
 
 
 def contributions(rows: Sequence[Mapping[str, str]]) -> Markup:

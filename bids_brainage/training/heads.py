@@ -84,7 +84,15 @@ def prepare(
 ) -> Example:
     """Take one head (name, T1w, DLMUSE segmentation) through the app's stages; their files stay in ``work``."""
     name, t1w, dseg = head
-    folder = work / name
+    return example(
+        name, through_stages(t1w, work / name, segment_bundle=segment_bundle, seed=seed, threads=threads), dseg
+    )
+
+
+def through_stages(
+    t1w: Path, folder: Path, *, segment_bundle: Path, seed: int = 0, threads: int = 1
+) -> dict[str, Path]:
+    """Run the app's stages on a scan, unless their files are there: segmentation, N4, registration."""
     paths = {key: folder / f"{key}{end}" for key, end in FILES.items()}
     if not all(path.is_file() for path in paths.values()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +100,7 @@ def prepare(
         found = segment(native, bundle=segment_bundle, out=folder)
         flat = correct_bias(native, found.brain_mask, out=folder).t1w_preproc
         register(flat, found.brain_mask, found.posteriors, template=DEFAULT, out=folder, seed=seed, threads=threads)
-    return example(name, paths, dseg)
+    return paths
 
 
 FILES = {

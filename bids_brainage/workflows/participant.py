@@ -34,8 +34,9 @@ class StageSpec:
 
     @property
     def gives(self) -> tuple[str, ...]:
-        """Artefacts that it makes; its ``flags`` are known as ``<name>_flags``."""
-        return tuple(f"{self.name}_flags" if field == "flags" else field for field in results(locate(self.function)))
+        """Artefacts that it makes; ``flags`` and ``measures`` go by ``<name>_flags`` and ``<name>_measures``."""
+        own = ("flags", "measures")
+        return tuple(f"{self.name}_{field}" if field in own else field for field in results(locate(self.function)))
 
 
 STAGES = (

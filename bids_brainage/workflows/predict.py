@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core.bundle import load
+from bids_brainage.core.quality import Measure, judged
+from bids_brainage.core.quality import flags as raised
 from bids_brainage.core.types import Age, Prediction, Scan
 
 if TYPE_CHECKING:
@@ -39,11 +42,22 @@ EXPLAINED = {
 }
 
 
+QUALITY = {
+    "measure": "What was measured",
+    "value": "Measured value; n/a where it is no number",
+    "low": "Lowest value that raises no flag; n/a where there is none",
+    "high": "Highest value that raises no flag; n/a where there is none",
+    "unit": "Unit; n/a for ratios and counts",
+    "flag": "Flag that the value raises; n/a within the bounds",
+}
+
+
 class Predicted(NamedTuple):
-    """The table of brain ages, one row a model; and what moved them, one row a model and region."""
+    """Tables: brain ages, a row a model; what moved them, a row a model and region; the scan's quality measures."""
 
     brainage: Path
     contributions: Path
+    quality: Path
 
 
 def row(prediction: Prediction, age: Age, sex: str | None, flags: tuple[str, ...]) -> dict[str, Any]:
@@ -76,24 +90,46 @@ def predict(bundles: tuple[Path, ...], scan: Scan, normative: Path, *, out: Path
     normative : Path
         Folder of the bundle of normative curves.
     artefacts
-        Files by artefact name, and ``<stage>_flags`` tuples of the stages before.
+        Files by artefact name, and ``<stage>_flags`` and ``<stage>_measures`` of the stages before.
     """
     from bids_brainage.models.base import age_flags, load_model
 
     flags = tuple(dict.fromkeys(f for k, v in sorted(artefacts.items()) if k.endswith("_flags") for f in v))
-    given = {k: v for k, v in artefacts.items() if not k.endswith("_flags")} | {"sex": scan.sex}
-    rows, explained = [], []
+    values = {name: x for k, v in artefacts.items() if k.endswith("_measures") for name, x in v.items()}
+    given = {k: v for k, v in artefacts.items() if isinstance(v, Path)} | {"sex": scan.sex}
+    explained, beyond, predicted = [], [], []
     for folder in bundles:
         model = load_model(load(folder))
         inputs = model.prepare({name: given[name] for name in model.needs})
-        prediction = model.predict([inputs])[0]
+        predicted.append((model.predict([inputs])[0], age_flags(model, scan.age)))
+        beyond += model.measures([inputs])[0]
         explained += contribution_rows(model.name, model.explain([inputs])[0], scan, normative)
-        rows.append(row(prediction, scan.age, scan.sex, (*scan.flags, *flags, *age_flags(model, scan.age))))
-    table = out / "brainage.tsv"
-    write_tsv(table, rows, list(COLUMNS))
-    contributions = out / "contributions.tsv"
-    write_tsv(contributions, explained, list(EXPLAINED))
-    return Predicted(table, contributions)
+    values |= reference_share(explained)
+    quality = [*judged(values), *beyond]
+    common = (*scan.flags, *flags, *raised(quality))
+    rows = [row(prediction, scan.age, scan.sex, (*common, *own)) for prediction, own in predicted]
+    return Predicted(
+        write_tsv(out / "brainage.tsv", rows, list(COLUMNS)),
+        write_tsv(out / "contributions.tsv", explained, list(EXPLAINED)),
+        write_tsv(out / "quality.tsv", [quality_row(one) for one in quality], list(QUALITY)),
+    )
+
+
+def reference_share(explained: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Per cent of the regions outside centiles 1 to 99, where there are centiles: a measure of the quality gates."""
+    centiles = {one["index"]: float(one["centile"]) for one in explained if one["centile"] != "n/a"}
+    if not centiles:
+        return {}
+    return {"regions_beyond": 100 * sum(not 1 <= c <= 99 for c in centiles.values()) / len(centiles)}
+
+
+def quality_row(one: Measure) -> dict[str, str]:
+    """One line of the table of quality measures."""
+    numbers = {name: f"{v:.4g}" if math.isfinite(v) else "n/a" for name, v in zip(BOUNDS, one[1:4], strict=True)}
+    return {"measure": one.name, **numbers, "unit": one.unit or "n/a", "flag": one.flag if one.raised else "n/a"}
+
+
+BOUNDS = ("value", "low", "high")
 
 
 def contribution_rows(model: str, parts: list[Contribution], scan: Scan, curves: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from bids_brainage.bids import outputs
 from bids_brainage.core.files import read_json
 from bids_brainage.core.flags import FLAGS
+from bids_brainage.core.quality import GATES
 from bids_brainage.core.types import Scan
-from bids_brainage.workflows.predict import COLUMNS, EXPLAINED
+from bids_brainage.workflows.predict import COLUMNS, EXPLAINED, QUALITY
 
 
 class Published(NamedTuple):
@@ -38,5 +39,12 @@ def publish(
     columns: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in COLUMNS.items()}
     columns["flags"]["Levels"] = FLAGS
     explained = {name: {"Description": meaning} for name, meaning in EXPLAINED.items()}
-    metadata = {**own, "contributions": explained, "brainage": {**columns, "Fingerprint": dict(fingerprint)}}
+    measured: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in QUALITY.items()}
+    measured["measure"]["Levels"] = {name: gate.meaning for name, gate in GATES.items()}
+    metadata = {
+        **own,
+        "contributions": explained,
+        "quality": measured,
+        "brainage": {**columns, "Fingerprint": dict(fingerprint)},
+    }
     return Published(tuple(outputs.publish(scan, files, out_dir, template, metadata)))

@@ -128,6 +128,7 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
             *made_by(plan(tools.needs, scan.preproc is not None)),
             "figures",
             "contributions",
+            "quality",
             "brainage",
             "brainage_json",
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bids_brainage.bids import outputs
+from bids_brainage.core import quality
 from bids_brainage.core.flags import FLAGS, table
 from bids_brainage.workflows.predict import COLUMNS
 
@@ -16,6 +17,10 @@ CODE = {path: path.read_text(encoding="utf-8") for path in (ROOT / "bids_brainag
 
 def test_the_table_of_flags_is_the_code_s():
     assert table() in OUTPUTS
+
+
+def test_the_table_of_quality_gates_is_the_code_s():
+    assert quality.table() in OUTPUTS
 
 
 @pytest.mark.parametrize("flag", [f for f in FLAGS if f != "unusable"])

@@ -18,6 +18,8 @@ TEMPLATE = "MNI152NLin2009aSym"
 FINGERPRINT = {"Version": "0.1", "Input": "a" * 64}
 ALL = tuple(name for name in outputs.artefact_names() if name != "brainage_json")
 
+TABLES = ("brainage", "contributions", "measures", "volumes")
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
@@ -70,7 +72,7 @@ def test_whole_tree_is_valid_bids(dataset: Path, made: dict[str, Path], tmp_path
 
 
 def test_ignored_are_only_what_bids_has_no_name_for(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
-    own = {f"*_{suffix}.{end}" for suffix in ("brainage", "contributions", "volumes") for end in ("json", "tsv")}
+    own = {f"*_{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")}
     rest = {"*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv"}
     assert set(outputs.bidsignore().split()) == own | rest
     out = tmp_path / "out"
@@ -78,7 +80,7 @@ def test_ignored_are_only_what_bids_has_no_name_for(dataset: Path, made: dict[st
     publish(find_scans(dataset).scans[0], made, out)
     (out / ".bidsignore").unlink()
     flagged = {Path(issue.location).name.rpartition("_")[2] for issue in issues(out) if issue.code == "NOT_INCLUDED"}
-    tables = {f"{suffix}.{end}" for suffix in ("brainage", "contributions", "volumes") for end in ("json", "tsv")}
+    tables = {f"{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")}
     assert flagged <= tables | {"xfm.h5", "xfm.json", "figures"}
     assert {"brainage.tsv", "volumes.tsv", "xfm.h5"} <= flagged
 

@@ -9,7 +9,7 @@ from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core.files import write_json, write_text
 from bids_brainage.core.types import Age, Scan
 from bids_brainage.reports.participant import write_report
-from bids_brainage.workflows.predict import COLUMNS
+from bids_brainage.workflows.predict import COLUMNS, QUALITY
 
 TEMPLATE = "MNI152NLin2009aSym"
 ROW = {
@@ -44,6 +44,23 @@ def test_flags_and_a_missing_age_are_said(tmp_path, scan):
     assert "brain cut" in html
     assert "anisotropic" in html
     assert "No gap: age is &#39;89+&#39;" in html
+
+
+def test_measures_stand_beside_their_bounds_and_open_where_one_is_beyond(tmp_path, scan):
+    good = {"measure": "similarity", "value": "0.63", "low": "0.45", "high": "n/a", "unit": "n/a", "flag": "n/a"}
+    bad = good | {"measure": "icv_ml", "value": "600", "low": "900", "high": "2300", "unit": "mL"}
+    bad |= {"flag": "brain_volume_unusual"}
+    write_tsv(path_for(scan, "quality", tmp_path, TEMPLATE), [good], list(QUALITY))
+    html = page(tmp_path, scan, ROW)
+    assert "all measures within their bounds" in html
+    assert "at least 0.45" in html
+    assert "<details>" in html
+    write_tsv(path_for(scan, "quality", tmp_path, TEMPLATE), [good, bad], list(QUALITY))
+    html = page(tmp_path, scan, ROW)
+    assert "1 of 2 measures beyond their bounds" in html
+    assert "900 to 2300" in html
+    assert "<details open>" in html
+    assert "brain volume unusual" in html
 
 
 def test_a_model_of_simulated_people_says_so(tmp_path, scan):

@@ -78,8 +78,9 @@ def test_a_turned_head_comes_upright_and_left_stays_left(turned, tmp_path):
     made = register(*turned, template=DEFAULT, out=tmp_path, seed=1, threads=2)
     space = template(DEFAULT, 1.0)
     moved = read(made.t1w_mni)
-    assert made.similarity > 0.9
-    assert made.affine_determinant == pytest.approx(0.9**3, rel=0.05)
+    assert made.measures["similarity"] > 0.9
+    assert 0 < made.measures["jacobian_low"] < 1 < made.measures["jacobian_high"]
+    assert made.measures["affine_determinant"] == pytest.approx(0.9**3, rel=0.05)
     bright = np.argwhere(moved.data > 1.3 * np.percentile(moved.data[space.mask], 90)).mean(axis=0)
     assert np.allclose((moved.affine @ [*bright, 1])[:3], [-35, -20, 30], atol=4)
     there, back = affine_of(made.xfm_forward), affine_of(made.xfm_inverse)

@@ -1,0 +1,127 @@
+"""Measure with what error the app measures regional volumes, for ``brainage train roi --noise``.
+
+The app's volumes of heads that have a DLMUSE segmentation are compared with DLMUSE's, each head left out of the atlas
+and of the calibration. Some of the heads are then turned, resampled, blurred and made noisy (``perturb.py``), taken
+through the same stages, and compared with themselves: what many regions share of these differences becomes the shared
+errors of the table. No age takes part. A head and change take about 20 s on two cores; the stages' files stay in
+``--work``, so that a stopped call goes on.
+
+    python benchmarks/error.py --data ../shared/data/ds-t1w --work work --out bids_brainage/data/muse_error.tsv
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from accuracy import SEGMENT
+from numpy.typing import NDArray
+from perturb import CHANGES
+
+from bids_brainage.core.files import write_text
+from bids_brainage.image import io, muse
+from bids_brainage.image.atlas import Atlas, look_up, template_points
+from bids_brainage.image.fusion import Head, fuse, gather
+from bids_brainage.training import agreement, heads
+from bids_brainage.training.measurement import MeasurementError, estimate
+
+LOG = logging.getLogger("benchmarks.error")
+FloatArray = NDArray[np.float64]
+
+WHICH = ("rotate-15", "voxel-1.5", "voxel-3", "noise-9", "bias-60")
+SKIPPED = ("sub-IXI012", "sub-nichart06")
+"""Heads that ``stability.py`` judges the ages by."""
+PATTERNS = 2
+PRIOR_PEOPLE = 5
+
+
+def main() -> None:
+    """Run the stages of heads and changed heads, estimate, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="BIDS dataset with derivatives/dlmuse")
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps the stages' files")
+    parser.add_argument("--out", type=Path, required=True, help="table to write")
+    parser.add_argument("--changes", nargs="+", default=WHICH, choices=sorted(CHANGES), metavar="CHANGE")
+    parser.add_argument("--most", type=int, default=6, help="heads that are changed (default: 6)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    found = heads.find_heads(args.data)
+    examples = [heads.prepare(head, args.work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
+    judged = agreement.leave_one_out(examples)
+    _, slope = agreement.calibration(np.array([one.volumes for one in judged.measured]), judged.reference)
+    rows, chosen = [], [head for head in found if head[0] not in SKIPPED][: args.most]
+    for number, head in enumerate(chosen):
+        atlas = agreement.average([one for one in examples if one.name != head[0]])
+        clean = relative(atlas, args.work / head[0])
+        for change in args.changes:
+            changed = stages(head, change, args.work, args.threads)
+            rows.append((relative(atlas, changed) - clean) * slope[:145])
+            LOG.info("head %d of %d, %s: median %.1f %%", number + 1, len(chosen), change, size(rows[-1]))
+    error = estimate(own(judged), np.array(rows), PATTERNS, muse.mirrored()[:145])
+    write_text(args.out, table(error))
+
+
+def size(difference: FloatArray) -> float:
+    """Median absolute difference of log volume, in per cent."""
+    return 100 * float(np.median(np.abs(difference)))
+
+
+def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) -> Path:
+    """Folder with the stages' files of a changed head."""
+    name, t1w, _ = head
+    folder = work / f"{name}_{change}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "changed.nii.gz"
+    if not path.is_file():
+        brain = io.read(work / name / "brain_mask.nii.gz", np.uint8).data > 0
+        made = CHANGES[change].call(io.read(t1w), brain).volume
+        io.save(path, made.data.astype(np.float32), made.affine)
+    heads.through_stages(path, folder, segment_bundle=SEGMENT, threads=threads)
+    return folder
+
+
+def relative(atlas: Atlas, folder: Path) -> FloatArray:
+    """Log volumes of the 145 regions relative to the ICV, not calibrated."""
+    head = seen(folder)
+    points = template_points(folder / "xfm_inverse.h5", head.mask)
+    likely = fuse(look_up(atlas, points), head.posterior, head.intensity, points)
+    counts = np.bincount(likely.argmax(axis=1), minlength=147)[:145] * head.mask.grid.voxel_volume
+    return np.asarray(np.log(np.maximum(counts, head.mask.grid.voxel_volume)) - np.log(head.skull))
+
+
+def seen(folder: Path) -> Head:
+    """What the measurement sees of a head."""
+    icv = io.read(folder / "icv_mask.nii.gz", np.uint8)
+    return gather(io.read(folder / "t1w_preproc.nii.gz"), icv, io.read(folder / "posteriors.nii.gz"))
+
+
+def own(judged: agreement.Judged) -> FloatArray:
+    """Root mean square of log(app / DLMUSE) over heads, shape (145,).
+
+    Both sides share one figure, and each is drawn to the median region as if five more heads had shown that.
+    """
+    error = np.log(judged.volumes[:, :145] / judged.reference[:, :145])
+    variance = (error**2).mean(axis=0)
+    variance = (variance + variance[muse.mirrored()[:145]]) / 2
+    n = len(error)
+    return np.asarray(np.sqrt((n * variance + PRIOR_PEOPLE * np.median(variance)) / (n + PRIOR_PEOPLE)))
+
+
+def table(error: MeasurementError) -> str:
+    """Text of the table: a row a region."""
+    names = ["index", "relative_sd", *(f"shared_{m + 1}" for m in range(len(error.shared)))]
+    values: Sequence[FloatArray] = np.column_stack([error.own, *error.shared])
+    rows = [
+        "\t".join([str(region.number), *(f"{value:.4f}" for value in row)])
+        for region, row in zip(muse.regions(), values, strict=True)
+    ]
+    return "\n".join(["\t".join(names), *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
