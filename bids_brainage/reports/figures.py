@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from bids_brainage.core.files import atomic
 from bids_brainage.image.io import read, read_grid
+from bids_brainage.image.template import DEFAULT
+from bids_brainage.image.template import template as load_template
 
 SLICES = 7
-BACKGROUND, MASK_COLOUR = "#10141a", "#ffb454"
+BACKGROUND, MASK_COLOUR, INNER_COLOUR = "#10141a", "#ffb454", "#ff6b9d"
 TISSUE_COLOURS = {1: "#7ee787", 2: "#f2f2f2", 3: "#58a6ff"}
 
 
@@ -26,6 +28,7 @@ def figures(
     t1w_native: Path,
     *,
     out: Path,
+    template: str = DEFAULT,
     t1w_preproc: Path | None = None,
     brain_mask: Path | None = None,
     brain_mask_fused: Path | None = None,
@@ -39,7 +42,9 @@ def figures(
     t1w_native, t1w_preproc, brain_mask, dseg
         Images on one RAS grid; ``brain_mask_fused`` goes before ``brain_mask``.
     t1w_mni
-        The brain in template space.
+        The brain in template space; it is drawn under the outlines of the template's brain and white matter.
+    template : str
+        Name of the template space.
     """
     head = read(t1w_preproc or t1w_native).data
     zooms = tuple(read_grid(t1w_native).zooms)
@@ -50,8 +55,9 @@ def figures(
     for axis in range(3):
         rows.append((("sagittal", "coronal", "axial")[axis], *_planes(head, zooms, axis, mask, labels)))
     if t1w_mni is not None:
-        normalised = read(t1w_mni).data
-        rows.append(("on the template", *_planes(normalised, tuple(read_grid(t1w_mni).zooms), 2, None, None)))
+        normalised, reference = read(t1w_mni), load_template(template, 1.0)
+        outlines = reference.mask + (reference.wm > 0.5).astype(np.uint8)
+        rows.append(("on the template", *_planes(normalised.data, tuple(normalised.grid.zooms), 2, outlines, None)))
     path = out / "figures.png"
     _draw(rows, path)
     return Figures(path)
@@ -61,7 +67,7 @@ def _planes(
     image: NDArray[Any], zooms: tuple[float, ...], axis: int, mask: NDArray[Any] | None, labels: NDArray[Any] | None
 ) -> tuple[Any, ...]:
     """Slices at even steps through the brain along one axis, upright, with their in-plane aspect."""
-    inside = mask if mask is not None and mask.any() else image > np.percentile(image, 60)
+    inside = mask > 0 if mask is not None and mask.any() else image > np.percentile(image, 60)
     along = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
     where = np.linspace(along[0], along[-1], SLICES + 2).round().astype(int)[1:-1]
     plane = [a for a in range(3) if a != axis]
@@ -92,7 +98,7 @@ def _draw(rows: list[Any], path: Path) -> None:
                     labels[i], cmap=tissue_map, vmin=0, vmax=3, alpha=0.45, aspect=ratio, interpolation="nearest"
                 )
             if mask is not None and mask[i].any():
-                axis.contour(mask[i].astype(float), [0.5], colors=[MASK_COLOUR], linewidths=0.9)
+                axis.contour(mask[i].astype(float), [0.5, 1.5], colors=[MASK_COLOUR, INNER_COLOUR], linewidths=0.9)
             axis.set_axis_off()
         line[0].text(
             -0.04, 0.5, title, color="#9aa7b5", rotation=90, va="center", ha="right", transform=line[0].transAxes

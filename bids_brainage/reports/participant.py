@@ -21,7 +21,8 @@ SHOWN_VOLUMES = (702, 701, 601, 604, 51, 52, 47, 48, 59, 60)
 SIMULATED = "A model on this page was trained on simulated people: its numbers are no measurement of a person."
 PICTURE = (
     "Head with the outline of the brain mask; every other slice with cerebrospinal fluid (blue), grey (green) and "
-    "white matter (white). The person's left is on the left. Below, the brain on the template."
+    "white matter (white). The person's left is on the left. Below, the registered brain under the outlines of the "
+    "template's brain (orange) and white matter (pink)."
 )
 
 
