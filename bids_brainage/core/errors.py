@@ -15,3 +15,13 @@ class ScanError(BrainAgeError):
 
 class BundleError(BrainAgeError):
     """A model bundle is missing, damaged, or does not fit what it is asked for."""
+
+
+def in_a_line(error: BaseException) -> str:
+    """Any error as one line; where the system refused a file, with what to do."""
+    if isinstance(error, BrainAgeError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        path = error.filename2 or error.filename  # of a copy: its target
+        return f"{error.strerror}{f' ({path})' if path else ''}; check space and permissions"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

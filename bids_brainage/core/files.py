@@ -34,7 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or isinstance(error, FileNotFoundError):
             raise
-        raise BrainAgeError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from error
+        raise BrainAgeError(f"cannot write {path} ({error.strerror}); check space and permissions") from error
     finally:
         temporary.unlink(missing_ok=True)
 

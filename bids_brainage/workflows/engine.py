@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_brainage import __version__
-from bids_brainage.core.errors import UsageError
+from bids_brainage.core.errors import UsageError, in_a_line
 from bids_brainage.core.files import read_json, write_text
 from bids_brainage.options import Options
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools, settings_of
 from bids_brainage.workflows.node import REASON
 from bids_brainage.workflows.participant import plan, scan_workflow
-from bids_brainage.workflows.plugin import KILLED, MultiProc, start_worker
+from bids_brainage.workflows.plugin import KILLED, MultiProc, last_words, start_worker
 from bids_brainage.workflows.progress import Progress
 
 NOT_RUN = "was not run, because another scan failed (--stop-on-first-crash)"
@@ -111,15 +111,24 @@ def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -
     nodes = len(workflow._create_flat_graph())
     plugin, arguments = plugin_of(options, nodes)
     LOG.info("%d scans, %d stages; intermediate files in %s", len(todo), nodes, work)
+    ended = ""
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as error:
         LOG.debug("nipype: %s", error, exc_info=options.verbose)
-    return {job.scan.stem: reason_of(work / WORKFLOW / node_name(job), options) for job in todo}
+        cause = error.__cause__ or error
+        ended = in_a_line(cause) if isinstance(cause, OSError) else last_words(str(cause))
+    failed: dict[str, str] = getattr(plugin, "failed", {})
+    reasons = {job.scan.stem: reason_of(job, work, failed) for job in todo}
+    if options.stop_on_first_crash or ended.endswith(tuple(filter(None, reasons.values()))):
+        ended = ""  # the word of one scan is not that of the others
+    otherwise = NOT_RUN if options.stop_on_first_crash else ended or KILLED
+    return {stem: reason or otherwise for stem, reason in reasons.items()}
 
 
-def reason_of(folder: Path, options: Options) -> str:
-    """Why a scan is not complete: the word of the stage that failed, or what is most likely where there is none."""
-    for path in sorted(folder.glob(f"*/{REASON}")):
-        return path.read_text(encoding="utf-8")
-    return NOT_RUN if options.stop_on_first_crash else KILLED
+def reason_of(job: Job, work: Path, failed: Mapping[str, str]) -> str:
+    """Why a scan failed: the word of its stage, else what ``failed`` says of its nodes; empty where neither does."""
+    name = node_name(job)
+    said = [path.read_text(encoding="utf-8") for path in sorted((work / WORKFLOW / name).glob(f"*/{REASON}"))]
+    said += [reason for node, reason in failed.items() if node.startswith(f"{WORKFLOW}.{name}.")]
+    return next(filter(None, said), "")

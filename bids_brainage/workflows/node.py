@@ -11,6 +11,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ from nipype.interfaces.io import add_traits
 from nipype.pipeline import engine as pe
 
 import bids_brainage
-from bids_brainage.core.errors import BrainAgeError
+from bids_brainage.core.errors import in_a_line
 from bids_brainage.core.files import sha256, sha256_of
 
 REASON = "reason.txt"
@@ -129,11 +130,9 @@ class Stage(SimpleInterface):
         try:
             values = {name: convert(value, annotations.get(name, ARTEFACT)) for name, value in given.items()}
             result = function(**values, out=out)
-        except BrainAgeError as error:
-            (out / REASON).write_text(str(error), encoding="utf-8")
-            raise
         except Exception as error:
-            (out / REASON).write_text(f"{type(error).__name__}: {' '.join(str(error).split())}", encoding="utf-8")
+            with suppress(OSError):  # no space left for it either: the scheduler tells
+                (out / REASON).write_text(in_a_line(error), encoding="utf-8")
             raise
         self._results.update({name: plain(value) for name, value in result._asdict().items()})
         return runtime

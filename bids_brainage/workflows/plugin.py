@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import re
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -11,12 +12,24 @@ from typing import Any
 
 from niworkflows.engine.plugin import MultiProcPlugin, run_node
 
+from bids_brainage.core import errors
+
+LOG = logging.getLogger("bids_brainage")
 KILLED = "the worker process was killed, most often for want of memory; raise --mem-mb or lower --nprocs"
 
 
+def last_words(traceback: str) -> str:
+    """The error at the end of a traceback, as one line."""
+    line = traceback.strip().rpartition("\n")[2].strip()
+    system = re.search(r"\[Errno (\d+)\] ([^:]+)(?:: '(.*)')?$", line)
+    if system:
+        return errors.in_a_line(OSError(int(system[1]), system[2], system[3]))
+    return re.sub(rf"^{re.escape(errors.__name__)}\.\w+: ", "", line)
+
+
 def start_worker(verbose: bool) -> None:
-    """Quieten Nipype in a process, the first or a worker: its own log lines are for ``-v``."""
-    for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils"):
+    """Quieten Nipype and nibabel in a process, the first or a worker: their own log lines are for ``-v``."""
+    for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils", "nibabel.global"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
@@ -25,11 +38,17 @@ class MultiProc(MultiProcPlugin):
 
     The stock plugins wait for ever for a node whose process was killed. A dead worker breaks the whole pool, so each
     node that it took along is tried once more, alone in a pool of its own: only the guilty one fails.
+
+    Attributes
+    ----------
+    failed : dict of str to str
+        Why, by full name of each node that failed.
     """
 
     pool: ProcessPoolExecutor
 
     def __init__(self, plugin_args: dict[str, Any]) -> None:
+        self.failed: dict[str, str] = {}
         self._context = multiprocessing.get_context(plugin_args.get("mp_context"))
         self._initializer = partial(start_worker, bool(plugin_args.get("verbose")))
         super().__init__(pool=self._new_pool(plugin_args["n_procs"]), plugin_args=plugin_args)
@@ -47,6 +66,16 @@ class MultiProc(MultiProcPlugin):
 
     def _new_pool(self, workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(max_workers=workers, mp_context=self._context, initializer=self._initializer)
+
+    def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
+        """Note why a node failed; the others go on also where there is no room for Nipype's own report of it."""
+        if result:
+            self.failed[node.fullname] = last_words("".join(result["traceback"]))
+        try:
+            return str(super()._report_crash(node, result))
+        except OSError as error:
+            LOG.debug("no crash report of %s: %s", node.fullname, error)
+            return ""
 
     def _done(self, taskid: int, node: Any, future: Future[dict[str, Any]]) -> None:
         """Take the result; ``node`` is None on the second try."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bids_brainage.core.bundle import load, save
-from bids_brainage.core.errors import BrainAgeError, BundleError
+from bids_brainage.core.errors import BrainAgeError, BundleError, in_a_line
 from bids_brainage.core.files import atomic, read_json, sha256, sha256_of, write_json, write_text
 
 CARD = {
@@ -42,6 +42,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     with pytest.raises(BrainAgeError, match="cannot create this folder") as caught:
         write_text(tmp_path / "file" / "below" / "x", "y")
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_system_is_one_line_with_the_file_and_what_to_do(tmp_path):
+    with pytest.raises(OSError, match="No such file") as caught:
+        (tmp_path / "x").read_text()
+    assert in_a_line(caught.value) == f"No such file or directory ({tmp_path / 'x'}); check space and permissions"
+    copied = OSError(28, "No space left on device", "source", None, "target")
+    assert in_a_line(copied) == "No space left on device (target); check space and permissions"
+    assert in_a_line(BrainAgeError("x: is bad")) == "x: is bad"
+    assert in_a_line(ValueError("two\nlines")) == "ValueError: two lines"
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans()))

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pytest
 from nipype.pipeline import engine as pe
 
+from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import write_text
 from bids_brainage.workflows.node import node
-from bids_brainage.workflows.plugin import MultiProc
+from bids_brainage.workflows.plugin import MultiProc, last_words
 
 
 class Done(NamedTuple):
@@ -21,6 +22,10 @@ class Done(NamedTuple):
 def works(word: str, *, out: Path) -> Done:
     time.sleep(0.5)
     return Done(write_text(out / "done.txt", word))
+
+
+def refuses(word: str, *, out: Path) -> Done:
+    raise ScanError(f"{word}: is bad")
 
 
 def dies(word: str, *, out: Path) -> Done:
@@ -41,3 +46,30 @@ def test_others_finish_when_a_worker_is_killed(tmp_path, processes):
         workflow.run(plugin=plugin)
     assert not (tmp_path / "wf" / "a" / "done.txt").exists()
     assert [(tmp_path / "wf" / n / "done.txt").read_text() for n in "bc"] == ["b", "c"]
+
+
+@pytest.mark.timeout(120)
+def test_others_finish_when_no_crash_report_can_be_written(tmp_path):
+    workflow = pe.Workflow("wf", base_dir=str(tmp_path))
+    for name, function in {"a": "refuses", "b": "works"}.items():
+        workflow.add_nodes([node(f"{__name__}:{function}", name, mem_gb=0.1, constants={"word": name})])
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path / "file" / "x"), "poll_sleep_duration": "0.1"}
+    (tmp_path / "file").write_text("")
+    plugin = MultiProc(plugin_args={"n_procs": 1, "mp_context": "forkserver"})
+    with pytest.raises(RuntimeError, match="a: is bad"):
+        workflow.run(plugin=plugin)
+    assert (tmp_path / "wf" / "b" / "done.txt").read_text() == "b"
+    assert plugin.failed == {"wf.a": "a: is bad"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("\tbids_brainage.core.errors.ScanError: x.nii: is empty", "x.nii: is empty"),
+        ("ValueError: 3", "ValueError: 3"),
+        ("OSError: [Errno 28] No space left on device: '/w/x'", "No space left on device (/w/x); check space"),
+        ("OSError: [Errno 28] No space left on device", "No space left on device; check space"),
+    ],
+)
+def test_the_last_words_of_a_traceback_are_one_line(line, words):
+    assert last_words(f"Traceback (most recent call last):\n  File x\n{line}\n\n").startswith(words)

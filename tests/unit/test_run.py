@@ -79,4 +79,6 @@ def test_a_failure_names_the_file_of_the_user():
     assert failure(job, f"{working}: no brain; x") == "/data/sub-01_T1w.nii.gz: no brain; x"
     masked = Job(replace(scan, mask=Path("/masks/m.nii.gz")), {}, "")
     assert failure(masked, "/masks/m.nii.gz: is empty") == "/masks/m.nii.gz: is empty"
+    full = f"cannot write {working} (No space left on device); check space and permissions"
+    assert failure(job, full) == f"/data/sub-01_T1w.nii.gz: {full}"
     assert failure(job, "ValueError: bad") == "/data/sub-01_T1w.nii.gz: ValueError: bad"
