@@ -26,6 +26,11 @@ PICTURE = (
 )
 
 
+def page_of(subject: str, out_dir: Path) -> Path:
+    """Where a participant's page belongs."""
+    return out_dir / f"sub-{subject}.html"
+
+
 def write_report(subject: str, scans: Sequence[Scan], out_dir: Path, template: str) -> Path:
     """Write ``sub-<label>.html`` from the derivatives of a participant's complete scans; the same bytes each time."""
     rows = {scan.stem: read_tsv(path_for(scan, "brainage", out_dir, template)) for scan in scans}
@@ -40,7 +45,7 @@ def write_report(subject: str, scans: Sequence[Scan], out_dir: Path, template: s
         banners=[Banner(SIMULATED)] if simulated else [],
         footer="Brain ages are not corrected for bias here; corrected gaps are in the group report.",
     )
-    return write_text(out_dir / f"sub-{subject}.html", html)
+    return write_text(page_of(subject, out_dir), html)
 
 
 def _scan_section(scan: Scan, rows: Sequence[Mapping[str, str]], out_dir: Path, template: str) -> Section:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bids_brainage import __version__
 from bids_brainage.bids import inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
-from bids_brainage.core.errors import UsageError
+from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import read_json, write_text
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
@@ -39,7 +40,7 @@ def run_participant(options: Options, home: Path | None) -> int:
         describe_outputs(options, tools)
         reasons = execute(todo, options, tools, device)
         broken += [failure(job, reasons[job.scan.stem]) for job in todo if missing(job, options)]
-        write_reports(jobs, options)
+    broken += write_reports(jobs, options)
     return close(jobs, broken, options)
 
 
@@ -193,21 +194,27 @@ def work_dir(options: Options) -> Path:
         )
     try:
         work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work):
+            pass
     except OSError as error:
-        raise UsageError(f"{work}: cannot create the work folder ({error.strerror}); give another with -w") from None
-    if not os.access(work, os.W_OK):
-        raise UsageError(f"{work}: the work folder cannot be written to; give another with -w")
+        raise UsageError(f"{work}: cannot be the work folder ({error.strerror}); give another with -w") from None
     return work
 
 
-def write_reports(jobs: Sequence[Job], options: Options) -> None:
-    """One page a participant, from the derivatives on disk."""
-    from bids_brainage.reports.participant import write_report
+def write_reports(jobs: Sequence[Job], options: Options) -> list[str]:
+    """One page a participant where a scan was done or the page is not there; returns why any could not be written."""
+    from bids_brainage.reports.participant import page_of, write_report
 
+    faults = []
     for subject in dict.fromkeys(job.scan.subject for job in jobs):
-        scans = [job.scan for job in jobs if job.scan.subject == subject and not missing(job, options)]
-        if scans:
-            write_report(subject, scans, options.out_dir, options.template)
+        own = [job for job in jobs if job.scan.subject == subject]
+        scans = [job.scan for job in own if not missing(job, options)]
+        if scans and (any(job.why for job in own) or not page_of(subject, options.out_dir).is_file()):
+            try:
+                write_report(subject, scans, options.out_dir, options.template)
+            except BrainAgeError as error:
+                faults.append(str(error))
+    return faults
 
 
 def close(jobs: Sequence[Job], broken: Sequence[str], options: Options) -> int:

@@ -4,12 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_participant_report import ROW
 from trees import make_dataset
 
 from bids_brainage import cli
+from bids_brainage.bids.outputs import path_for
+from bids_brainage.bids.tables import write_tsv
+from bids_brainage.core.files import write_json
 from bids_brainage.core.types import Age, Scan
+from bids_brainage.options import Options
 from bids_brainage.workflows.job import Job
-from bids_brainage.workflows.run import failure
+from bids_brainage.workflows.run import close, failure, write_reports
 
 
 def call(tmp_path, *words):
@@ -82,3 +87,22 @@ def test_a_failure_names_the_file_of_the_user():
     full = f"cannot write {working} (No space left on device); check space and permissions"
     assert failure(job, full) == f"/data/sub-01_T1w.nii.gz: {full}"
     assert failure(job, "ValueError: bad") == "/data/sub-01_T1w.nii.gz: ValueError: bad"
+
+
+def test_a_page_is_written_where_it_is_not_there_and_told_where_it_cannot_be(tmp_path):
+    options = Options(tmp_path / "bids", tmp_path / "out", "participant")
+    scan = Scan(Path("/data/sub-01_T1w.nii.gz"), {"sub": "01"}, Age())
+    for artefact, write in {"brainage": lambda p: write_tsv(p, [ROW], list(ROW)), "brainage_json": write_json}.items():
+        path = path_for(scan, artefact, options.out_dir, options.template)
+        write(path) if artefact == "brainage" else write(path, {"Fingerprint": {}})
+    done = Job(scan, {}, "", ("brainage",))
+    page = options.out_dir / "sub-01.html"
+    assert write_reports([done], options) == []
+    before = page.stat().st_mtime_ns
+    assert write_reports([done], options) == []
+    assert page.stat().st_mtime_ns == before
+    page.unlink()
+    page.mkdir()
+    (line,) = write_reports([done], options)
+    assert line == f"cannot write {page} (Is a directory); check space and permissions"
+    assert close([done], [line], options) == 1
