@@ -78,7 +78,7 @@ def load(t1w: Path) -> nib.Nifti1Image:
     except PermissionError:
         raise ScanError(f"{t1w}: permission denied; make the file readable") from None
     except (OSError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, zlib.error) as error:
-        raise ScanError(f"{t1w}: not a readable image ({_short(error)}); copy or convert the scan again") from None
+        raise ScanError(f"{t1w}: not a readable image ({_short(error, t1w)}); copy or convert the scan again") from None
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise ScanError(f"{t1w}: is {type(image).__name__}, not NIfTI; convert it")
     return image
@@ -123,14 +123,22 @@ def voxels(t1w: Path, image: nib.Nifti1Image) -> NDArray[np.float32]:
         raise ScanError(f"{t1w}: holds complex or colour values; give a magnitude image")
     try:
         data = image.get_fdata(dtype=np.float32, caching="unchanged")
+        _read_to_the_end(t1w)
     except (OSError, EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
-        raise ScanError(f"{t1w}: is truncated or damaged ({_short(error)}); copy the scan again") from None
+        raise ScanError(f"{t1w}: is truncated or damaged ({_short(error, t1w)}); copy the scan again") from None
     return data.reshape(image.shape[:3])
+
+
+def _read_to_the_end(t1w: Path) -> None:
+    """Let gzip compare its checksum, which stands at the end of a file: damaged bytes may well be numbers."""
+    with nib.openers.ImageOpener(str(t1w)) as stream:
+        while stream.read(2**22):
+            pass
 
 
 def _times(values: object) -> str:
     return " x ".join(f"{float(v):g}" for v in np.round(np.asarray(values, dtype=np.float64), 2))
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+def _short(error: Exception, t1w: Path) -> str:
+    return " ".join(str(error).replace(str(t1w), Path(t1w).name).split())[:120] or type(error).__name__
