@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bids_brainage.bids.tables import NUMBER, is_missing, read_tsv, with_prefix
+from bids_brainage.bids.tables import NUMBER, is_missing, is_there, read_tsv, with_prefix
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import read_json
 from bids_brainage.core.types import Age, Sex
@@ -192,7 +192,7 @@ class Register:
 
     def _read(self, path: Path, inherited: Mapping[str, Any], level: str) -> _Source | None:
         """A table with its dictionary, or ``None`` where there is no such file."""
-        if not path.is_file():
+        if not is_there(path):
             return None
         rows = read_tsv(path)
         columns = tuple(rows[0]) if rows else ()
@@ -209,7 +209,7 @@ class Register:
 
 def _dictionary(path: Path) -> Mapping[str, Any]:
     """A data dictionary; empty where there is none."""
-    if not path.is_file():
+    if not is_there(path):
         return {}
     try:
         content = read_json(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -207,14 +206,12 @@ def _saved(root: Path, folder: Path, sessions: dict[str, tuple[str, ...]]) -> li
             pass  # damaged, of another version of pybids, or of a dataset that is gone: made anew below
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder))
-    except OSError as error:
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            found = _index(root, sessions, Path(fresh))
+            (Path(fresh) / DATABASE).replace(folder / DATABASE)
+    except (OSError, SQLAlchemyError) as error:
+        reason = str(getattr(error, "orig", None) or getattr(error, "strerror", error))
         raise UsageError(
-            f"{folder}: cannot save the dataset index ({error.strerror}); give another --bids-database-dir"
+            f"{folder}: cannot save the dataset index ({reason}); give another --bids-database-dir"
         ) from None
-    try:
-        found = _index(root, sessions, fresh)
-        (fresh / DATABASE).replace(folder / DATABASE)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return found

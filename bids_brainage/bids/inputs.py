@@ -12,6 +12,7 @@ from bids_brainage.bids import reuse
 from bids_brainage.bids.ages import Register
 from bids_brainage.bids.filters import Filter, read_filter
 from bids_brainage.bids.index import Folders, folders, parse_name, t1w_files, unlistable
+from bids_brainage.bids.tables import ANNEX_POINTER
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import read_json
 from bids_brainage.core.types import Scan
@@ -20,7 +21,6 @@ OTHER_PARTS = {"phase": "phase", "real": "real part", "imag": "imaginary part"}
 DERIVED = ("space", "res", "den", "label", "desc", "hemi", "atlas", "seg", "scale")
 CONTRAST = "contrast_enhanced"
 REC_VARIANT = "rec_variant"
-ANNEX_POINTER = b"/annex/objects/"
 
 
 class Dataset(NamedTuple):
@@ -33,7 +33,7 @@ class Dataset(NamedTuple):
     skipped : list of (str, str)
         Participants without a T1w image, and images that are none to predict from; each with the reason.
     broken : list of (Path, str)
-        T1w images that should give a result and cannot be read; each with the reason.
+        T1w images that should give a result and cannot be read, or whose ``sessions.tsv`` cannot; each with the reason.
     notes : list of (str, str)
         Participant or scan, and what was not clear: sex codes, derivatives that could not be reused.
     """
@@ -95,8 +95,8 @@ def find_scans(
         what = "is a derivative dataset without a raw T1w image"
         raise UsageError(f"{root}: {what}; give the raw dataset, and this one by --derivatives NAME=PATH")
     kept = [image for image in images if choice.takes(image.path)]
-    scans, notes = _complete(root, kept, images, there, derivatives or {})
-    broken = [(path, fault) for path, fault in broken if choice.takes(path)]
+    scans, unclear, notes = _complete(root, kept, images, there, derivatives or {})
+    broken = [(path, fault) for path, fault in broken if choice.takes(path)] + unclear
     empty, unreadable = _without(choice, there, {choice.subject(p) for p in (*(i.path for i in kept), *dict(broken))})
     return Dataset(scans, empty + skipped, broken + unreadable, notes)
 
@@ -239,14 +239,13 @@ def _misplaced(path: Path, entities: Mapping[str, str]) -> str:
 
 
 def _unreadable(path: Path) -> str:
-    """Why a file has no content here: a dangling link or a pointer of git-annex."""
+    """Why a file cannot be read here: a dangling link, a pointer of git-annex, or no permission."""
     try:
         if not path.exists():
             return "is a link to nowhere; get its content, e.g. by `datalad get`"
-        if path.stat().st_size < 1024:
-            with path.open("rb") as stream:
-                if stream.read(len(ANNEX_POINTER)) == ANNEX_POINTER:
-                    return "is a git-annex pointer without content; get it, e.g. by `datalad get`"
+        with path.open("rb") as stream:
+            if stream.read(len(ANNEX_POINTER)) == ANNEX_POINTER:
+                return "is a git-annex pointer without content; get it, e.g. by `datalad get`"
     except OSError as error:
         return f"cannot be read ({error.strerror}); check its permissions"
     return ""
@@ -254,14 +253,18 @@ def _unreadable(path: Path) -> str:
 
 def _complete(
     root: Path, kept: Sequence[_Image], images: Sequence[_Image], there: Folders, derivatives: Mapping[str, Path]
-) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """Add age, sex, flags and what can be reused to each image."""
+) -> tuple[list[Scan], list[tuple[Path, str]], list[tuple[str, str]]]:
+    """Add age, sex, flags and what can be reused to each image; those without a readable table come second."""
     register, finder = Register(root), reuse.Finder(derivatives, [image.entities for image in images])
     main = _main_reconstructions(images)
-    scans, notes = [], dict[tuple[str, str], None]()
+    scans, unclear, notes = [], [], dict[tuple[str, str], None]()
     for path, entities in kept:
         subject = entities["sub"]
-        person = register.of(subject, entities.get("ses"), len(there.sessions.get(subject, ())))
+        try:
+            person = register.of(subject, entities.get("ses"), len(there.sessions.get(subject, ())))
+        except UsageError as error:
+            unclear.append((path, f"its age cannot be read: {error}"))
+            continue
         flags = (CONTRAST,) * ("ce" in entities) + (REC_VARIANT,) * (path not in main) + person.flags
         scan = Scan(path, entities, person.age, person.sex, flags=flags)
         found = finder.find(scan)
@@ -269,7 +272,7 @@ def _complete(
         if person.sex_note:
             notes[f"sub-{subject}", person.sex_note] = None
         notes.update(dict.fromkeys((scan.stem, note) for note in found.notes))
-    return scans, list(notes)
+    return scans, unclear, list(notes)
 
 
 def _main_reconstructions(images: Iterable[_Image]) -> set[Path]:

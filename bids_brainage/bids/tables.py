@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 MISSING = frozenset({"", "n/a", "na", "nan", "none", "null", "<na>"})
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 KEYS = ("participant_id", "session_id")
+ANNEX_POINTER = b"/annex/objects/"
 
 
 def is_missing(value: str) -> bool:
     """Whether a cell says that there is no value (``n/a`` and its misspellings)."""
     return value.strip().lower() in MISSING
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name; also a link to nowhere, which is no reason to do without the table."""
+    return path.is_symlink() or path.exists()
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
@@ -38,13 +44,17 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     Raises
     ------
     UsageError
-        Where the file cannot be read, is not UTF-8, has a column twice, or a line has too few or too many cells.
+        Where the file cannot be read, has no content yet (git-annex), is not UTF-8, has a column twice, or a line has
+        too few or too many cells.
     """
     path = Path(path)
     try:
-        lines = _lines(path, path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check that it is there and readable") from None
+    if content.startswith(ANNEX_POINTER):
+        raise UsageError(f"{path}: is a git-annex pointer without content; get it, e.g. by `datalad get`")
+    lines = _lines(path, content)
     if not lines:
         raise UsageError(f"{path}: is empty; give a table with a header line, or remove the file")
     columns = [name.strip() for name in lines[0].rstrip("\t").split("\t")]
@@ -154,7 +164,7 @@ def participants_frame(bids_dir: Path, phenotype: Path | None = None) -> pd.Data
 
     bids_dir = Path(bids_dir)
     tables: list[tuple[Path, list[dict[str, str]]]] = []
-    if (bids_dir / "participants.tsv").is_file():
+    if is_there(bids_dir / "participants.tsv"):
         tables.append((bids_dir / "participants.tsv", read_tsv(bids_dir / "participants.tsv")))
     for path in sorted(bids_dir.glob("sub-*/sub-*_sessions.tsv")):
         tables.append((path, [{"participant_id": path.parent.name, **row} for row in read_tsv(path)]))

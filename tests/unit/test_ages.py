@@ -201,6 +201,7 @@ def test_no_table_at_all(tmp_path: Path) -> None:
         ("participant_id\tage\n".encode("utf-16"), "line 1"),
         (b"participant_id\tage\tage\n", "'age'"),
         (b"participant_id\t\tage\n", "line 1"),
+        (b"/annex/objects/MD5E-s10--00.tsv\n", "git-annex pointer"),
     ],
 )
 def test_malformed_tables_name_the_line(tmp_path: Path, content: bytes, said: str) -> None:
@@ -222,6 +223,18 @@ def test_tables_that_are_only_untidy_are_read(tmp_path: Path) -> None:
 def test_commas_for_tabs_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="participant_id,age"):
         register(tmp_path, "participant_id,age\nsub-01,5\n")
+
+
+@pytest.mark.parametrize("name", ["participants.tsv", "participants.json", "sessions.json"])
+def test_a_link_to_nowhere_is_no_missing_table(tmp_path: Path, name: str) -> None:
+    root = make_dataset(tmp_path / "ds", [t1w("01")], participants=tsv("participant_id age", "sub-01 5"))
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to("../annex/objects/nowhere")
+    with pytest.raises(UsageError, match=rf"{name}: .*No such file"):
+        Register(root)
+    if name == "participants.tsv":
+        with pytest.raises(UsageError, match=r"participants\.tsv: cannot be read"):
+            participants_frame(root)
 
 
 def test_bad_dictionary_is_named(tmp_path: Path) -> None:
