@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_brainage import __version__
-from bids_brainage.core.errors import BrainAgeError, UsageError
+from bids_brainage.core.errors import BrainAgeError, UsageError, in_a_line
 from bids_brainage.options import Options, fields, flag_name, from_toml, kind
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -77,6 +77,11 @@ def _check(options: Options) -> None:
             raise UsageError(f"{flag_name(name)} {path}: there is no such file")
     if options.models_dir is not None and not options.models_dir.is_dir():
         raise UsageError(f"--models-dir {options.models_dir}: there is no such folder")
+    _check_folders(options)
+
+
+def _check_folders(options: Options) -> None:
+    """The dataset is there, and nothing but its derivatives would be written into it."""
     if not options.bids_dir.is_dir():
         raise UsageError(f"{options.bids_dir}: there is no such folder; give the BIDS dataset first")
     bids, out = options.bids_dir.resolve(), options.out_dir.resolve()
@@ -87,6 +92,16 @@ def _check(options: Options) -> None:
         )
     if out in bids.parents:
         raise UsageError(f"{options.out_dir}: the dataset lies inside the output folder; give another output folder")
+    if bids in out.parents and bids / "derivatives" not in (out, *out.parents):
+        raise UsageError(
+            f"{options.out_dir}: lies inside the dataset, which is never written to except for its derivatives; "
+            f"give another, e.g. {bids}/derivatives/bids-brainage"
+        )
+    index = options.bids_database_dir
+    if index is not None and bids in (index.resolve(), *index.resolve().parents):
+        raise UsageError(
+            f"--bids-database-dir {index}: lies inside the dataset, which is never written to; give another"
+        )
 
 
 def prepare_environment(options: Options) -> None:
@@ -145,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(options)
     except BrainAgeError as error:
         LOG.error("%s", error, exc_info=verbose)
+        return EXIT_USAGE
+    except OSError as error:
+        LOG.error("%s", in_a_line(error), exc_info=verbose)
         return EXIT_USAGE
     except KeyboardInterrupt:
         LOG.error("stopped; what is complete stays, and the next run goes on from there")
