@@ -1,4 +1,4 @@
-"""The real app on simulated heads, run once for all end-to-end tests."""
+"""The real app on simulated heads, run once for all end-to-end tests; no call may change the dataset."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from bids_brainage.core.files import sha256
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,19 @@ class Run:
     said: str
 
 
+def tree(folder: Path) -> dict[str, tuple[str, int]]:
+    """Content and time of every file."""
+    return {
+        str(p.relative_to(folder)): (sha256(p), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
 def app(bids: Path, out: Path, level: str, work: Path, *words: str) -> Run:
-    """Call ``bids-brainage`` as a user does, in a process of its own."""
+    """Call ``bids-brainage`` as a user does, in a process of its own; every file of the dataset stays as it was."""
+    before = tree(bids)
     argv = [sys.executable, "-m", "bids_brainage.cli", str(bids), str(out), level, "-w", str(work), *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1800)
+    assert tree(bids) == before
     return Run(bids, out, work, done.returncode, done.stderr + done.stdout)
 
 

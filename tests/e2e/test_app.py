@@ -13,7 +13,7 @@ import pytest
 
 import bids_brainage
 from bids_brainage.core.files import sha256
-from tests.e2e.conftest import app
+from tests.e2e.conftest import app, tree
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -21,13 +21,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def read(path):
     with path.open(encoding="utf-8") as stream:
         return list(csv.DictReader(stream, delimiter="\t"))
-
-
-def tree(folder):
-    """Content and time of every file."""
-    return {
-        str(p.relative_to(folder)): (sha256(p), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()
-    }
 
 
 def stems(bids):
@@ -99,8 +92,7 @@ def test_a_second_run_changes_nothing_and_says_so(participant):
     assert tree(participant.out) == before
 
 
-def test_the_dataset_is_not_written_to_and_the_log_is_free_of_tracebacks(participant):
-    assert not [p for p in participant.bids.rglob("*") if "brainage" in p.name]
+def test_the_log_is_free_of_tracebacks(participant):
     assert "Traceback" not in participant.said
 
 
@@ -179,6 +171,46 @@ def test_a_lost_output_is_made_again(one):
     assert again.code == 0
     assert f"missing: {mask.name}" in again.said
     assert sha256(mask) == before
+
+
+def test_a_lost_page_is_written_again_without_any_work(one):
+    (page,) = one.out.glob("sub-*.html")
+    before = sha256(page)
+    page.unlink()
+    again = app(one.bids, one.out, "participant", one.work, "--skip-bids-validation")
+    assert again.code == 0
+    assert "0 to do" in again.said
+    assert sha256(page) == before
+
+
+@pytest.fixture
+def without_ages(one):
+    """The tables of the dataset are taken away for one test; its images stay, so that only the last stages run."""
+    tables = [*one.bids.glob("sub-*/*_sessions.*"), *one.bids.glob("participants.*")]
+    kept = {path: path.read_bytes() for path in tables}
+    for path in tables:
+        path.unlink()
+    yield
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("age", "units", "shown", "note"),
+    [("12418.5", "days", "34", "n/a"), ("89+", "years", "n/a", "censored"), ("n/a", "years", "n/a", "missing")],
+)
+def test_an_age_of_any_kind_reaches_the_table(one, without_ages, tmp_path, age, units, shown, note):
+    (subject,) = (folder.name for folder in one.bids.glob("sub-*"))
+    (one.bids / "participants.tsv").write_text(f"participant_id\tage\n{subject}\t{age}\n")
+    (one.bids / "participants.json").write_text(json.dumps({"age": {"Units": units}}))
+    done = app(one.bids, tmp_path / "out", "participant", one.work, "--skip-bids-validation")
+    assert done.code == 0, done.said
+    for table in (tmp_path / "out").rglob("*_brainage.tsv"):
+        (row,) = read(table)
+        assert 0 < float(row["brain_age"]) < 120
+        assert row["age"] == shown
+        assert (row["gap"] == "n/a") == (shown == "n/a")
+        assert note in row["note"]
 
 
 def test_another_seed_redoes_and_says_why(one):
