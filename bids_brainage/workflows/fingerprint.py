@@ -32,7 +32,7 @@ def fingerprint(
         **{f"Tool {b.name}": b.digest for b in tools},
         "Template": f"{options.template} {template}",
         "RandomSeed": str(options.random_seed),
-        "Age": str(scan.age.years),
+        "Age": scan.age.note if scan.age.years is None else str(scan.age.years),
         "Sex": str(scan.sex),
         "Version": __version__,
     }

@@ -13,6 +13,7 @@ from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core.files import write_json
 from bids_brainage.core.types import Age, Scan
 from bids_brainage.options import Options
+from bids_brainage.workflows.fingerprint import fingerprint
 from bids_brainage.workflows.job import Job
 from bids_brainage.workflows.run import close, failure, write_reports
 
@@ -106,3 +107,16 @@ def test_a_page_is_written_where_it_is_not_there_and_told_where_it_cannot_be(tmp
     (line,) = write_reports([done], options)
     assert line == f"cannot write {page} (Is a directory); check space and permissions"
     assert close([done], [line], options) == 1
+
+
+def test_a_result_depends_on_the_age_and_on_why_there_is_none(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("")
+
+    def mark(age):
+        return fingerprint(Scan(path, {"sub": "01"}, age), Options(tmp_path, tmp_path, "participant"), [], [], "")[
+            "Age"
+        ]
+
+    assert mark(Age(60.5, "")) == "60.5"
+    assert mark(Age(None, "age is missing")) != mark(Age(None, "age '89+' is censored"))
