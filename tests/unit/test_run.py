@@ -114,9 +114,8 @@ def test_a_result_depends_on_the_age_and_on_why_there_is_none(tmp_path):
     path.write_text("")
 
     def mark(age):
-        return fingerprint(Scan(path, {"sub": "01"}, age), Options(tmp_path, tmp_path, "participant"), [], [], "")[
-            "Age"
-        ]
+        scan, options = Scan(path, {"sub": "01"}, age), Options(tmp_path, tmp_path, "participant")
+        return fingerprint(scan, options, [], [], "")["Age"]
 
     assert mark(Age(60.5, "")) == "60.5"
     assert mark(Age(None, "age is missing")) != mark(Age(None, "age '89+' is censored"))
