@@ -219,6 +219,7 @@ def run(
     module.train_dataloader = lambda: batches(trainer.global_step)  # type: ignore[method-assign]
     resumed = plan.folder / f"{LAST}.ckpt"
     trainer.fit(module, val_dataloaders=validation, ckpt_path=resumed if resumed.is_file() else None, weights_only=True)
+    _validate_the_end(trainer, module, validation, plan, best)
     kept = torch.load(plan.folder / f"{BEST}.ckpt", map_location="cpu", weights_only=True)
     prefix = "network."
     return Outcome(
@@ -228,6 +229,19 @@ def run(
         progress.seconds,
         trainer.global_step >= plan.steps,
     )
+
+
+def _validate_the_end(
+    trainer: Trainer, module: LightningModule, validation: DataLoader[Any], plan: Plan, best: ModelCheckpoint
+) -> None:
+    """Validate and keep also what the steps after the last whole round brought; the module has the averaged weights."""
+    rows = read_curves(plan.folder / CURVES)
+    if rows and rows[-1]["step"] >= trainer.global_step:
+        return
+    found = trainer.validate(module, validation, verbose=False)[0]
+    trainer.save_checkpoint(plan.folder / f"{LAST}.ckpt")
+    if best.best_model_score is None or found[plan.monitor] > float(best.best_model_score):
+        trainer.save_checkpoint(plan.folder / f"{BEST}.ckpt")
 
 
 def _devices(device: str) -> tuple[str, Any]:

@@ -237,11 +237,12 @@ def test_a_killed_run_is_gone_on_with_and_ends_in_a_bundle(folder, tmp_path):
     assert checkpoint.is_file()
     assert not (out / "model.json").exists()
     done = int(torch.load(checkpoint, weights_only=True)["global_step"])
-    steps = done + 4
+    steps = done + 6  # the last round is cut short
     assert main(arguments(folder, out, steps)) == 0
     bundle = bundles.load(out)
     rows = engine.read_curves(out / "curves.csv")
-    assert [row["step"] for row in rows] == list(range(4, steps + 1, 4))
+    assert [row["step"] for row in rows] == [*range(4, done + 5, 4), steps]
+    assert int(torch.load(checkpoint, weights_only=True)["global_step"]) == steps
     training = bundle.card["training"]
     assert training["complete"]
     assert training["held_back"] == ["head-2.nii.gz"]
