@@ -32,7 +32,7 @@ from bids_brainage.training.measurement import MeasurementError, estimate
 LOG = logging.getLogger("benchmarks.error")
 FloatArray = NDArray[np.float64]
 
-WHICH = ("rotate-15", "voxel-1.5", "voxel-3", "noise-9", "bias-60", "strip-3")
+WHICH = ("rotate-15", "voxel-1.5", "voxel-3", "noise-9", "bias-60")
 SKIPPED = ("sub-IXI012", "sub-nichart06")
 """Heads that ``stability.py`` judges the ages by."""
 PATTERNS = 3
