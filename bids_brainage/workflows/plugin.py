@@ -53,6 +53,16 @@ class MultiProc(MultiProcPlugin):
         self._initializer = partial(start_worker, bool(plugin_args.get("verbose")))
         super().__init__(pool=self._new_pool(plugin_args["n_procs"]), plugin_args=plugin_args)
 
+    def _generate_dependency_list(self, graph: Any) -> None:
+        super()._generate_dependency_list(graph)
+        scans = [node.fullname.rpartition(".")[0] for node in self.procs]
+        turn = {scan: number for number, scan in enumerate(dict.fromkeys(scans))}
+        self._turn = [turn[scan] for scan in scans]
+
+    def _sort_jobs(self, jobids: Any, scheduler: str = "tsort") -> list[int]:
+        """The scans that came first first: a run that is stopped has finished most of those that it began."""
+        return sorted(super()._sort_jobs(jobids, scheduler=scheduler), key=self._turn.__getitem__)
+
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
         try:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,12 @@ class Done(NamedTuple):
 def works(word: str, *, out: Path) -> Done:
     time.sleep(0.5)
     return Done(write_text(out / "done.txt", word))
+
+
+def follows(log: Path, before: Path | None = None, *, out: Path) -> Done:
+    with log.open("a") as stream:
+        stream.write(f"{out}\n")
+    return Done(write_text(out / "done.txt", ""))
 
 
 def refuses(word: str, *, out: Path) -> Done:
@@ -46,6 +53,25 @@ def test_others_finish_when_a_worker_is_killed(tmp_path, processes):
         workflow.run(plugin=plugin)
     assert not (tmp_path / "wf" / "a" / "done.txt").exists()
     assert [(tmp_path / "wf" / n / "done.txt").read_text() for n in "bc"] == ["b", "c"]
+
+
+@pytest.mark.timeout(120)
+def test_a_scan_is_finished_before_the_next_is_begun(tmp_path):
+    """Where the time runs out, most of the scans that were begun are complete."""
+    workflow = pe.Workflow("wf", base_dir=str(tmp_path))
+    for scan in ("scan_c", "scan_a", "scan_b"):
+        own, stages = pe.Workflow(scan), [None] * 3
+        for number in range(3):
+            stages[number] = node(f"{__name__}:follows", f"s{number}", mem_gb=0.1, constants={"log": tmp_path / "log"})
+            own.add_nodes([stages[number]])
+            if number:
+                own.connect(stages[number - 1], "file", stages[number], "before")
+        workflow.add_nodes([own])
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path), "poll_sleep_duration": "0.05"}
+    workflow.run(plugin=MultiProc(plugin_args={"n_procs": 1, "mp_context": "forkserver"}))
+    scans = [line.split("/")[-2] for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(scans) == 9
+    assert len(list(groupby(scans))) == 3
 
 
 @pytest.mark.timeout(120)
