@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from bids_brainage import __version__
 from bids_brainage.core.errors import BrainAgeError, UsageError, in_a_line
 from bids_brainage.options import Options, fields, flag_name, from_toml, kind
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 LOG = logging.getLogger("bids_brainage")
 
 
@@ -24,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="bids-brainage",
         description="Brain age from T1-weighted MRI: a BIDS dataset goes in, BIDS derivatives come out.",
-        epilog="Exit code: 0 all expected outputs are there, 1 some scan failed, 2 bad usage or an unusable dataset.",
+        epilog="Exit code: 0 all expected outputs are there, 1 some scan failed, 2 bad usage or an unusable dataset, 130 or 143 stopped.",
     )
     made.add_argument("bids_dir", type=Path, help="the BIDS dataset; never written to")
     made.add_argument("out_dir", type=Path, help="where the derivatives go")
@@ -154,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``bids-brainage``."""
     verbose = "-v" in (argv or sys.argv) or "--verbose" in (argv or sys.argv)
     start_log(verbose)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         options = resolved(parse(argv))
         prepare_environment(options)
@@ -164,9 +168,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         LOG.error("%s", in_a_line(error), exc_info=verbose)
         return EXIT_USAGE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         LOG.error("stopped; what is complete stays, and the next run goes on from there")
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked the app to end: a time limit, ``scancel``, ``docker stop``."""
+
+
+def _terminated(*_: object) -> None:
+    raise Terminated
 
 
 def resolved(options: Options) -> Options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import re
+import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -33,6 +34,12 @@ def start_worker(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
+def _in_worker(verbose: bool) -> None:
+    """Start a worker of a pool; Ctrl-C is for the main process, which ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start_worker(verbose)
+
+
 class MultiProc(MultiProcPlugin):
     """Nipype's scheduler over a pool that is made anew when a worker dies.
 
@@ -49,8 +56,9 @@ class MultiProc(MultiProcPlugin):
 
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         self.failed: dict[str, str] = {}
+        self._stopped = False
         self._context = multiprocessing.get_context(plugin_args.get("mp_context"))
-        self._initializer = partial(start_worker, bool(plugin_args.get("verbose")))
+        self._initializer = partial(_in_worker, bool(plugin_args.get("verbose")))
         super().__init__(pool=self._new_pool(plugin_args["n_procs"]), plugin_args=plugin_args)
 
     def _generate_dependency_list(self, graph: Any) -> None:
@@ -62,6 +70,17 @@ class MultiProc(MultiProcPlugin):
     def _sort_jobs(self, jobids: Any, scheduler: str = "tsort") -> list[int]:
         """The scans that came first first: a run that is stopped has finished most of those that it began."""
         return sorted(super()._sort_jobs(jobids, scheduler=scheduler), key=self._turn.__getitem__)
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run all nodes; when stopped, end the workers with what they are at, for they would outlive the app."""
+        try:
+            super().run(graph, config, updatehash=updatehash)
+        except KeyboardInterrupt:
+            self._stopped = True
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -89,6 +108,8 @@ class MultiProc(MultiProcPlugin):
 
     def _done(self, taskid: int, node: Any, future: Future[dict[str, Any]]) -> None:
         """Take the result; ``node`` is None on the second try."""
+        if self._stopped or future.cancelled():
+            return
         error = future.exception()
         if error is None:
             self._taskresult[taskid] = future.result()

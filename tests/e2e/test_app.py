@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -244,37 +247,61 @@ def test_bad_scans_fail_alone_with_a_reason_each(one, tmp_path):
     assert "4 failed" in done.said.splitlines()[-1]
 
 
-def test_a_killed_run_is_finished_by_the_next_with_equal_results(one, tmp_path):
-    import time
+def stopped(words: list[str], work: Path, stage: str, how: signal.Signals) -> tuple[int, str]:
+    """Start the app, stop it once a stage is done; its exit code and what it said."""
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 180
+    while not list(work.rglob(f"{stage}/result_{stage}.pklz")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if how == signal.SIGKILL:
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
+    said = process.communicate(timeout=30)[1]
+    deadline = time.monotonic() + 10
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not alive(process.pid), "a worker outlives the app"
+    return process.returncode, said
 
+
+def alive(group: int) -> bool:
+    """Whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_stopped_run_is_finished_by_the_next_with_equal_results(one, tmp_path):
+    """Stopped by the system, by Ctrl-C and by a kill, each further on: nothing is half-written, nothing is lost."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    options = ["--skip-bids-validation", "--nprocs", "1"]
     words = [
         sys.executable,
         "-m",
         "bids_brainage.cli",
         str(one.bids),
-        str(tmp_path / "out"),
+        str(out),
         "participant",
         "-w",
-        str(tmp_path / "work"),
+        str(work),
+        *options,
     ]
-    process = subprocess.Popen(
-        [*words, "--skip-bids-validation", "--nprocs", "1"], stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "work").rglob("n4/result_n4.pklz")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    import os
-    import signal
-
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "out").rglob("*_brainage.json"))
-    again = app(one.bids, tmp_path / "out", "participant", tmp_path / "work", "--skip-bids-validation", "--nprocs", "1")
+    codes = {}
+    for how, stage in ((signal.SIGTERM, "conform"), (signal.SIGINT, "brain"), (signal.SIGKILL, "n4")):
+        codes[how], said = stopped(words, work, stage, how)
+        assert "Traceback" not in said
+        assert ("the next run goes on from there" in said) == (how != signal.SIGKILL)
+        assert not list(out.rglob("*_brainage.*"))
+    assert codes == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}
+    again = app(one.bids, out, "participant", work, *options)
     assert again.code == 0, again.said
-    (first,), (second,) = one.out.rglob("sub-*_brainage.tsv"), (tmp_path / "out").rglob("sub-*_brainage.tsv")
+    (first,), (second,) = one.out.rglob("sub-*_brainage.tsv"), out.rglob("sub-*_brainage.tsv")
     a, b = read(first)[0], read(second)[0]
     assert float(a["brain_age"]) == pytest.approx(float(b["brain_age"]), abs=0.5)
-    assert not list((tmp_path / "out").rglob(".*.nii.gz"))
+    assert not list(out.rglob(".*.nii.gz"))
 
 
 def test_left_is_left(tmp_path):
