@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="bids-brainage",
         description="Brain age from T1-weighted MRI: a BIDS dataset goes in, BIDS derivatives come out.",
-        epilog="Exit code: 0 all expected outputs are there, 1 some scan failed, 2 bad usage or an unusable dataset, 130 or 143 stopped.",
+        epilog="Exit code: 0 all expected outputs are there, 1 some scan failed, 2 bad usage or an unusable dataset, "
+        "130 or 143 stopped.",
     )
     made.add_argument("bids_dir", type=Path, help="the BIDS dataset; never written to")
     made.add_argument("out_dir", type=Path, help="where the derivatives go")
