@@ -19,6 +19,7 @@ from bids_brainage.core.files import sha256
 from tests.e2e.conftest import app, tree
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+TABLES = ("brainage", "contributions", "measures", "volumes")
 
 
 def read(path):
@@ -71,7 +72,7 @@ def test_the_validator_finds_no_error_in_the_output(participant):
 
 def test_the_ignored_names_are_our_own_only(participant):
     lines = (participant.out / ".bidsignore").read_text().split()
-    own = [f"*_{suffix}.{kind}" for suffix in ("brainage", "contributions", "volumes") for kind in ("json", "tsv")]
+    own = [f"*_{suffix}.{kind}" for suffix in TABLES for kind in ("json", "tsv")]
     assert sorted(lines) == sorted([*own, "*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv"])
 
 
