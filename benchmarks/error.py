@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,8 @@ from perturb import CHANGES
 from bids_brainage.core.files import write_text
 from bids_brainage.image import io, muse
 from bids_brainage.image.atlas import Atlas, look_up, template_points
-from bids_brainage.image.fusion import Head, fuse, gather
+from bids_brainage.image.fusion import fuse, measured, structure_prior
+from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.training import agreement, heads
 from bids_brainage.training.measurement import MeasurementError, estimate
 
@@ -57,7 +57,7 @@ def main() -> None:
     rows, chosen = [], [head for head in found if head[0] not in SKIPPED][: args.most]
     for number, head in enumerate(chosen):
         atlas = agreement.average([one for one in examples if one.name != head[0]])
-        clean = relative(atlas, args.work / head[0])
+        clean = relative(atlas, heads.through_stages(head[1], args.work / head[0], segment_bundle=SEGMENT))
         for change in args.changes:
             changed = stages(head, change, args.work, args.threads)
             rows.append((relative(atlas, changed) - clean) * slope[:145])
@@ -71,8 +71,8 @@ def size(difference: FloatArray) -> float:
     return 100 * float(np.median(np.abs(difference)))
 
 
-def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) -> Path:
-    """Folder with the stages' files of a changed head."""
+def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) -> dict[str, Path]:
+    """The stages' files of a changed head."""
     name, t1w, _ = head
     folder = work / f"{name}_{change}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,23 +81,16 @@ def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) 
         brain = io.read(work / name / "brain_mask.nii.gz", np.uint8).data > 0
         made = CHANGES[change].call(io.read(t1w), brain).volume
         io.save(path, made.data.astype(np.float32), made.affine)
-    heads.through_stages(path, folder, segment_bundle=SEGMENT, threads=threads)
-    return folder
+    return heads.through_stages(path, folder, segment_bundle=SEGMENT, threads=threads)
 
 
-def relative(atlas: Atlas, folder: Path) -> FloatArray:
+def relative(atlas: Atlas, paths: dict[str, Path]) -> FloatArray:
     """Log volumes of the 145 regions relative to the ICV, not calibrated."""
-    head = seen(folder)
-    points = template_points(folder / "xfm_inverse.h5", head.mask)
-    likely = fuse(look_up(atlas, points), head.posterior, head.intensity, points)
-    counts = np.bincount(likely.argmax(axis=1), minlength=147)[:145] * head.mask.grid.voxel_volume
-    return np.asarray(np.log(np.maximum(counts, head.mask.grid.voxel_volume)) - np.log(head.skull))
-
-
-def seen(folder: Path) -> Head:
-    """What the measurement sees of a head."""
-    icv = io.read(folder / "icv_mask.nii.gz", np.uint8)
-    return gather(io.read(folder / "t1w_preproc.nii.gz"), icv, io.read(folder / "posteriors.nii.gz"))
+    head = heads.seen(paths)
+    points = template_points(paths["xfm_inverse"], head.mask)
+    prior = look_up(atlas, points)
+    found = measured(fuse(prior, structure_prior(prior, head.posterior), head.intensity, points), head)
+    return np.asarray(np.log(np.maximum(found, MINIMUM)) - np.log(head.skull))
 
 
 def own(judged: agreement.Judged) -> FloatArray:
@@ -115,7 +108,7 @@ def own(judged: agreement.Judged) -> FloatArray:
 def table(error: MeasurementError) -> str:
     """Text of the table: a row a region."""
     names = ["index", "relative_sd", *(f"shared_{m + 1}" for m in range(len(error.shared)))]
-    values: Sequence[FloatArray] = np.column_stack([error.own, *error.shared])
+    values = np.column_stack([error.own, *error.shared])
     rows = [
         "\t".join([str(region.number), *(f"{value:.4f}" for value in row)])
         for region, row in zip(muse.regions(), values, strict=True)

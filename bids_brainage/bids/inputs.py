@@ -12,7 +12,7 @@ from bids_brainage.bids import reuse
 from bids_brainage.bids.ages import Register
 from bids_brainage.bids.filters import Filter, read_filter
 from bids_brainage.bids.index import Folders, folders, parse_name, t1w_files, unlistable
-from bids_brainage.bids.tables import ANNEX_POINTER
+from bids_brainage.bids.tables import ANNEX_POINTER, NO_CONTENT
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import read_json
 from bids_brainage.core.types import Scan
@@ -245,7 +245,7 @@ def _unreadable(path: Path) -> str:
             return "is a link to nowhere; get its content, e.g. by `datalad get`"
         with path.open("rb") as stream:
             if stream.read(len(ANNEX_POINTER)) == ANNEX_POINTER:
-                return "is a git-annex pointer without content; get it, e.g. by `datalad get`"
+                return NO_CONTENT
     except OSError as error:
         return f"cannot be read ({error.strerror}); check its permissions"
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
@@ -12,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import copy, read_json, write_json, write_text
+from bids_brainage.core.files import copy, make_writable, read_json, write_json, write_text
 from bids_brainage.core.types import Scan
 
 BIDS_VERSION = "1.10.0"
@@ -226,9 +225,7 @@ def check_out_dir(bids_dir: Path, out_dir: Path) -> None:
             f"{description}: is not of {TOOL} ({_maker(description) or 'unknown'}); give an output folder of its own"
         )
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out_dir):
-            pass
+        make_writable(out_dir)
     except OSError as error:
         raise UsageError(f"{out_dir}: cannot be written ({error.strerror}); give another output folder") from None
 

@@ -18,6 +18,7 @@ MISSING = frozenset({"", "n/a", "na", "nan", "none", "null", "<na>"})
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 KEYS = ("participant_id", "session_id")
 ANNEX_POINTER = b"/annex/objects/"
+NO_CONTENT = "is a git-annex pointer without content; get it, e.g. by `datalad get`"
 
 
 def is_missing(value: str) -> bool:
@@ -53,7 +54,7 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check that it is there and readable") from None
     if content.startswith(ANNEX_POINTER):
-        raise UsageError(f"{path}: is a git-annex pointer without content; get it, e.g. by `datalad get`")
+        raise UsageError(f"{path}: {NO_CONTENT}")
     lines = _lines(path, content)
     if not lines:
         raise UsageError(f"{path}: is empty; give a table with a header line, or remove the file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,13 @@ def copy(source: Path, target: Path) -> Path:
     with atomic(target) as temporary:
         shutil.copyfile(source, temporary)
     return Path(target)
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and try a file in it that is gone at once; ``OSError`` where either is refused."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def sha256(path: Path) -> str:

@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import nn
 
 from bids_brainage.core.errors import BundleError, ScanError
+from bids_brainage.core.quality import GATES
 from bids_brainage.image import contrast, io, masks
 from bids_brainage.image.classes import CLASSES, FREESURFER
 from bids_brainage.image.io import Grid, Volume
@@ -33,7 +34,7 @@ ALL_BRAIN = 0.94
 EDGE = 8.0
 NO_SUPPORT = 0.1
 BRIGHT_AIR = 0.6
-WEAK_SUPPORT = 0.25
+WEAK_SUPPORT = GATES["contrast_explained"].low
 
 
 class Segmented(NamedTuple):

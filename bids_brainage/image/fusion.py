@@ -83,7 +83,7 @@ def structure_prior(prior: NDArray[np.float32], posterior: NDArray[np.float32]) 
 
 def fuse(
     prior: NDArray[np.float32],
-    posterior: NDArray[np.float32],
+    structures: NDArray[np.float32],
     intensity: NDArray[np.float32],
     points: NDArray[np.float32],
 ) -> NDArray[np.float32]:
@@ -101,8 +101,8 @@ def fuse(
     ----------
     prior : array, (n, 147)
         Of :func:`bids_brainage.image.atlas.look_up`.
-    posterior : array, (n, 18)
-        The network's classes at the same voxels.
+    structures : array, (n, 18)
+        Of :func:`structure_prior`, of the same atlas at the same voxels.
     intensity : array, (n,)
         The corrected scan there.
     points : array, (n, 3)
@@ -114,9 +114,8 @@ def fuse(
         Rows sum to 1.
     """
     owner = muse.classes()
-    number = posterior.shape[1]
-    joint = structure_prior(prior, posterior)
-    likely = np.vstack([np.zeros(len(prior)), classify(intensity, joint[:, 1:].T)]).astype(np.float32)
+    number = structures.shape[1]
+    likely = np.vstack([np.zeros(len(prior)), classify(intensity, structures[:, 1:].T)]).astype(np.float32)
     result = np.zeros_like(prior)
     for c in range(1, number):
         own = np.flatnonzero(owner == c)
@@ -128,6 +127,11 @@ def fuse(
             share[lost] = share[known[cKDTree(points[known]).query(points[lost])[1]]]
         result[:, own] = likely[c][:, None] * share / share.sum(axis=1, keepdims=True)
     return result
+
+
+def measured(regions: NDArray[np.float32], head: Head) -> NDArray[np.float64]:
+    """Volumes of the 145 regions, mm^3, not calibrated: each voxel counts for its likeliest region by :func:`fuse`."""
+    return np.asarray(np.bincount(regions.argmax(axis=1), minlength=147)[:CSF] * head.mask.grid.voxel_volume)
 
 
 def fused_mask(regions: NDArray[np.float32], head: Head, grid: Grid, icv: masks.Mask) -> masks.Mask:

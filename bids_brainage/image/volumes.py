@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bids_brainage.core.files import atomic, write_json
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up, read_atlas, template_points
-from bids_brainage.image.fusion import fuse, fused_mask, gather, spread, structure_prior
+from bids_brainage.image.fusion import Head, fuse, fused_mask, gather, measured, spread, structure_prior
 from bids_brainage.image.io import Volume, read, resample, save, save_probability
 from bids_brainage.image.template import DEFAULT
 
@@ -78,26 +78,26 @@ def volumes(
     head = gather(read(t1w_preproc), icv, read(posteriors))
     points = template_points(xfm_inverse, head.mask, template)
     prior = look_up(chart, points)
-    likely = fuse(prior, head.posterior, head.intensity, points)
-    found = likely.argmax(axis=1)
-    grid = head.mask.grid
-    measured = np.bincount(found, minlength=147)[: len(muse.regions())] * grid.voxel_volume
-    values = calibrate(np.array([*measured, head.skull]), chart)
-    labels = np.zeros(grid.shape, dtype=np.uint8)
-    labels[head.mask.data] = np.array([*(region.number for region in muse.regions()), 0, 0], dtype=np.uint8)[found]
-    native = resample(Volume(labels, grid.affine), head.native.grid, nearest=True)
-    dseg = save(out / "muse_dseg.nii.gz", native, head.native.affine)
+    structures = structure_prior(prior, head.posterior)
+    likely = fuse(prior, structures, head.intensity, points)
+    found = measured(likely, head)
     brain = read(brain_mask, np.uint8).data > 0
     if given_mask is None and synthstrip is None:
         brain = fused_mask(likely, head, icv.grid, icv.data > 0)
-    structures = spread(structure_prior(prior, head.posterior), head)
     return Volumes(
-        write_table(out / "muse_volumes.tsv", values),
-        dseg,
+        write_table(out / "muse_volumes.tsv", calibrate(np.array([*found, head.skull]), chart)),
+        save(out / "muse_dseg.nii.gz", region_labels(likely, head), head.native.affine),
         save(out / "brain_mask_fused.nii.gz", brain, icv.affine, np.uint8),
-        save_probability(out / "structure_prior.nii.gz", structures, grid.affine),
-        {"regions_empty": float((measured == 0).sum())},
+        save_probability(out / "structure_prior.nii.gz", spread(structures, head), head.mask.affine),
+        {"regions_empty": float((found == 0).sum())},
     )
+
+
+def region_labels(regions: NDArray[np.float32], head: Head) -> NDArray[np.uint8]:
+    """MUSE number of the likeliest region at each voxel of the scan, 0 outside; ``regions`` of :func:`fuse`."""
+    number = np.array([*(region.number for region in muse.regions()), 0, 0], dtype=np.uint8)
+    labels = Volume(spread(number[regions.argmax(axis=1)], head).astype(np.uint8), head.mask.affine)
+    return resample(labels, head.native.grid, nearest=True)
 
 
 def calibrate(measured: NDArray[np.float64], atlas: Atlas) -> dict[int, float]:

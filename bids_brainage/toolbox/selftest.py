@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -111,9 +112,9 @@ def compare(old: Values, new: Values) -> list[Difference]:
     found = []
     for scan, values in old.items():
         for name, value in values.items():
-            other = new.get(scan, {}).get(name, float("nan"))
+            other = new.get(scan, {}).get(name, math.nan)
             share = abs(other - value) / _allowed(name, value)
-            found.append(Difference(scan, name, value, other, share if share == share else float("inf")))
+            found.append(Difference(scan, name, value, other, math.inf if math.isnan(share) else share))
     return found
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up
-from bids_brainage.image.fusion import fuse, fused_mask
+from bids_brainage.image.fusion import fuse, fused_mask, measured, structure_prior
 from bids_brainage.image.io import Volume, resample
 from bids_brainage.image.masks import dice
 from bids_brainage.image.template import DEFAULT, template
@@ -70,9 +70,10 @@ class Measured(NamedTuple):
 
 def measure(atlas: Atlas, one: Example) -> Measured:
     """Measure a head with an atlas."""
-    likely = fuse(look_up(atlas, one.points), one.head.posterior, one.head.intensity, one.points)
+    prior = look_up(atlas, one.points)
+    likely = fuse(prior, structure_prior(prior, one.head.posterior), one.head.intensity, one.points)
     found, owner = likely.argmax(axis=1), muse.classes()
-    counts = np.bincount(found, minlength=147)[:145]
+    volumes = measured(likely, one.head)
     both = np.bincount(found[found == one.truth], minlength=147)[:145]
     voxel = one.head.mask.grid.voxel_volume
     mask = fused_mask(likely, one.head, one.icv.grid, one.icv.data > 0)
@@ -82,8 +83,8 @@ def measure(atlas: Atlas, one: Example) -> Measured:
         for of in groups
     ]
     return Measured(
-        np.array([*(counts * voxel), one.head.skull]),
-        2 * both / np.maximum(counts + one.reference[:145] / voxel, 1),
+        np.array([*volumes, one.head.skull]),
+        2 * both / np.maximum((volumes + one.reference[:145]) / voxel, 1),
         overlaps[0],
         overlaps[1],
         dice(resampled(mask, one), one.brain()),

@@ -109,10 +109,15 @@ FILES = {
 }  # fmt: skip
 
 
+def seen(paths: dict[str, Path]) -> Head:
+    """What the measurement sees of a head, from the files of its stages."""
+    return gather(read(paths["t1w_preproc"]), read(paths["icv_mask"], np.uint8), read(paths["posteriors"]))
+
+
 def example(name: str, paths: dict[str, Path], dseg: Path) -> Example:
     """What the atlas and its calibration need of one head, from the files of its stages."""
     labels, brain, icv = (read(path, np.uint8) for path in (dseg, paths["brain_mask"], paths["icv_mask"]))
-    head = gather(read(paths["t1w_preproc"]), icv, read(paths["posteriors"]))
+    head = seen(paths)
     grid = template(DEFAULT, RESOLUTION).grid
     columns = muse.columns(np.rint(warp(labels, paths["xfm_forward"], grid, nearest=True)).astype(np.uint8))
     counts = np.bincount(muse.columns(labels.data).ravel(), minlength=147)[:146] * labels.grid.voxel_volume

@@ -44,11 +44,6 @@ class MeasurementError:
         return np.asarray(own + rng.normal(size=(people, len(self.shared))) @ self.shared)
 
 
-def independent(own: Sequence[float]) -> MeasurementError:
-    """Errors that no two regions share."""
-    return MeasurementError(np.asarray(own, dtype=float), np.zeros((0, len(own))))
-
-
 def read_error(path: Path, indices: Sequence[int]) -> MeasurementError:
     """Measurement error from a TSV with ``index``, ``relative_sd`` and any ``shared_1``, ``shared_2``, ...
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from bids_brainage import __version__
 from bids_brainage.bids import inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
 from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import read_json, write_text
+from bids_brainage.core.files import make_writable, read_json, write_text
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
 from bids_brainage.workflows.fingerprint import fingerprint
@@ -193,9 +192,7 @@ def work_dir(options: Options) -> Path:
             f"{work}: the work folder lies inside the dataset, which is never written to; give another with -w"
         )
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work):
-            pass
+        make_writable(work)
     except OSError as error:
         raise UsageError(f"{work}: cannot be the work folder ({error.strerror}); give another with -w") from None
     return work

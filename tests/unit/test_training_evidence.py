@@ -19,7 +19,7 @@ from bids_brainage.models.base import load_model
 from bids_brainage.models.roi import RoiModel
 from bids_brainage.toolbox import main
 from bids_brainage.training import evaluate, evidence, measurement, muse, regressors, roi
-from bids_brainage.training.measurement import MeasurementError, independent
+from bids_brainage.training.measurement import MeasurementError
 from tests.unit.test_training_roi import INDICES, at_2mm, people
 
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,6 +66,11 @@ def test_its_penalty_is_what_copies_with_errors_do(
     np.testing.assert_allclose(ours.predict(x), theirs.predict(z), rtol=1e-5)
     expected = np.mean([np.mean((ours.predict(c * ours.scale_ + ours.mean_) - y) ** 2) for c in copies])
     assert ours.score(x, y) == pytest.approx(-expected, rel=1e-5)
+
+
+def independent(own: np.ndarray) -> MeasurementError:
+    """Errors that no two regions share."""
+    return MeasurementError(own, np.zeros((0, len(own))))
 
 
 def errors(seed: int = 0) -> MeasurementError:

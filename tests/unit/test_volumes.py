@@ -86,7 +86,7 @@ def test_probabilities_of_the_atlas_sum_to_one_everywhere(atlas):
     arrays(np.float32, (30,), elements=st.floats(0, 2000, width=32)),
 )
 def test_fused_probabilities_are_probabilities(prior, posterior, intensity):
-    found = fuse(prior, posterior, intensity, np.arange(90, dtype=np.float32).reshape(30, 3))
+    found = fuse(prior, structure_prior(prior, posterior), intensity, np.arange(90, dtype=np.float32).reshape(30, 3))
     assert np.isfinite(found).all()
     assert (found >= 0).all()
     assert np.allclose(found.sum(axis=1), 1, atol=1e-3)
@@ -98,7 +98,7 @@ def test_a_voxel_without_parcel_takes_those_of_the_nearest():
     prior[0, left], prior[1, right], prior[2, 146] = 1, 1, 1
     posterior[:, CLASSES.index("lateral_ventricle")] = 1
     points = np.array([[-10, 0, 0], [10, 0, 0], [12, 0, 0]], np.float32)
-    found = fuse(prior, posterior, np.ones(3, np.float32), points)
+    found = fuse(prior, structure_prior(prior, posterior), np.ones(3, np.float32), points)
     assert found.argmax(axis=1).tolist() == [left, right, right]
 
 
