@@ -89,3 +89,13 @@ def sha256(path: Path) -> str:
 def sha256_of(content: Any) -> str:
     """Hexadecimal sha256 of a JSON-serialisable value, independent of key order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def git_blob(path: Path) -> str:
+    """Name that git gives to a file's bytes: SHA-1 of ``blob <size>``, a zero byte, and the content."""
+    path = Path(path)
+    total = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
+    return total.hexdigest()

@@ -21,6 +21,8 @@ FLAGS = {
     "sex_missing": "The sex is unknown: the brain age is the mean of those for a woman and a man",
     "volumes_out_of_distribution": "A region or the ICV lies further out than in 99 % of healthy people",
     "brain_age_outside_training_range": "The brain age lies outside the ages that the model is for",
+    "brain_age_at_limit": "More than half of the probability lies in the youngest or the oldest year that the model "
+    "can say: the brain may be younger or older",
     "age_outside_model_range": "The person's age lies outside the ages that the model is for",
     "age_outside_correction_range": "The person's age lies outside the ages of the controls of the bias correction",
     "unusable": "A quality gate failed: the row is not averaged",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_brainage.core import bundle as bundles
+from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError
 
 WEIGHTS = "model.safetensors"
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class _InstanceNorm(nn.InstanceNorm3d):
@@ -109,6 +112,23 @@ def build(arguments: Mapping[str, Any]) -> SegmentationNet:
         raise BundleError(f"segmentation card: 'network' needs classes, 5 channels and head ({error})") from None
 
 
+def fill(network: Net, bundle: Bundle) -> Net:
+    """Put the weights of a bundle into a network, as float32, ready for inference on the CPU.
+
+    Raises
+    ------
+    BundleError
+        Where they are not a safetensors file, or not by name and shape those of this network.
+    """
+    path = bundle.file(WEIGHTS)
+    try:
+        network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except (RuntimeError, SafetensorError):
+        what = f"not the weights of the architecture {bundle.card['architecture']}"
+        raise BundleError(f"{path}: {what}; install the bundle again") from None
+    return network.eval()
+
+
 def load_network(folder: Path, device: str = "cpu") -> tuple[SegmentationNet, Mapping[str, Any]]:
     """A bundle's network, ready for inference in float32, and the bundle's card.
 
@@ -118,13 +138,8 @@ def load_network(folder: Path, device: str = "cpu") -> tuple[SegmentationNet, Ma
         Where the bundle is damaged or its weights are not those of this network.
     """
     bundle = bundles.load(folder)
-    network = build(bundle.card.get("network", {}))
-    state = {name: value.float() for name, value in load_file(bundle.file(WEIGHTS)).items()}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError:
-        raise BundleError(f"{folder / WEIGHTS}: not the weights of this network; install the bundle again") from None
-    network.eval().to(device)
+    network = fill(build(bundle.card.get("network", {})), bundle)
+    network.to(device)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network, bundle.card
 

@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_brainage.core import bundle as bundles
-from bids_brainage.core.errors import BundleError, ScanError
+from bids_brainage.core.errors import ScanError
 from bids_brainage.image import io, masks
 from bids_brainage.image.io import Grid, Volume
-from bids_brainage.image.network import WEIGHTS, has_bfloat16
+from bids_brainage.image.network import fill, has_bfloat16
 
 ENCODER = (16, 32, 64, 64, 64, 64)
 DECODER = (64, 64, 64, 64, 64, 32)
@@ -81,13 +80,7 @@ def load_synthstrip(folder: Path, device: str = "cpu") -> SynthStripNet:
     BundleError
         Where the bundle is damaged or its weights are not SynthStrip's.
     """
-    network = SynthStripNet()
-    state = load_file(bundles.load(folder).file(WEIGHTS))
-    try:
-        network.load_state_dict({name: value.float() for name, value in state.items()})
-    except RuntimeError:
-        raise BundleError(f"{Path(folder) / WEIGHTS}: not SynthStrip's weights; install its bundle again") from None
-    return network.eval().to(device)
+    return fill(SynthStripNet(), bundles.load(folder)).to(device)
 
 
 def prepare(scan: Volume) -> Volume:

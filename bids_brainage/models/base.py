@@ -28,7 +28,7 @@ AGE_OUTSIDE_MODEL_RANGE = "age_outside_model_range"
 BRAIN_AGE_OUTSIDE_TRAINING_RANGE = "brain_age_outside_training_range"
 
 ARCHITECTURE = re.compile(r"[a-z0-9_]+")
-NOT_ARCHITECTURES = frozenset({"base", "registry"})
+NOT_ARCHITECTURES = frozenset({"base", "registry", "releases", "install"})
 
 Inputs = TypeVar("Inputs")
 

@@ -1,20 +1,21 @@
-"""``brainage models``: list, show and verify the bundles that are there."""
+"""``brainage models``: list, show and verify the bundles that are there; fetch and install others."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from bids_brainage.core.bundle import Bundle
-from bids_brainage.core.errors import BundleError
+from bids_brainage.core.errors import BundleError, UsageError
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add ``models`` with ``list``, ``show`` and ``verify``."""
-    made = subparsers.add_parser("models", help="list, show and verify models", description=__doc__)
+    """Add ``models`` with its actions."""
+    made = subparsers.add_parser("models", help="list, show, verify, fetch and install models", description=__doc__)
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with further bundles")
     actions = made.add_subparsers(required=True, metavar="ACTION")
@@ -29,6 +30,31 @@ def add_parser(subparsers: Any) -> None:
     show.set_defaults(run=run_show)
     verify = actions.add_parser("verify", parents=[where], help="check every file of every bundle against its sha256")
     verify.set_defaults(run=run_verify)
+    add_fetch(actions, where)
+    add_install(actions, where)
+
+
+def add_fetch(actions: Any, where: argparse.ArgumentParser) -> None:
+    """Add ``fetch``, the one action that uses the network."""
+    made = actions.add_parser("fetch", parents=[where], help="download weights that others released (network)")
+    made.add_argument("name", nargs="?", metavar="NAME", help="which (default: list them)")
+    made.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="a copy of the released file: no network"
+    )
+    made.add_argument(
+        "--accept-licence", action="store_true", help="needed where the licence is not an open-source one"
+    )
+    made.add_argument("--releases", type=Path, metavar="FILE", help="another list, of the form of data/releases.json")
+    made.add_argument("--force", action="store_true", help="replace or hide a bundle of this name")
+    made.set_defaults(run=run_fetch)
+
+
+def add_install(actions: Any, where: argparse.ArgumentParser) -> None:
+    """Add ``install``."""
+    made = actions.add_parser("install", parents=[where], help="install a bundle from a folder or an archive")
+    made.add_argument("source", type=Path, metavar="FOLDER_OR_ARCHIVE", help="bundle folder, .zip or .tar.gz")
+    made.add_argument("--force", action="store_true", help="replace or hide a bundle of this name")
+    made.set_defaults(run=run_install)
 
 
 def places(args: argparse.Namespace) -> list[Path]:
@@ -73,6 +99,49 @@ def run_verify(args: argparse.Namespace) -> int:
             damaged += 1
             print(f"{name}\tDAMAGED\t{error}")
     return 1 if damaged else 0
+
+
+def target(args: argparse.Namespace) -> Path:
+    """Where bundles are installed: the first place in which they are looked for, but the package."""
+    first, *others = places(args)
+    if not others:
+        raise UsageError("no folder for models is known; give --models-dir DIR, or set BIDS_BRAINAGE_HOME")
+    return first
+
+
+def say(text: str) -> None:
+    """One line for whoever watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    """Fetch a released model and print its name and folder; without a name, print which there are."""
+    from bids_brainage.models import releases
+    from bids_brainage.models.install import fetch
+
+    known = releases.read_releases(args.releases or releases.RELEASES)
+    if args.name is None:
+        for release in known.values():
+            print("\t".join((release.name, release.licence, release.reference, release.address)))
+        return 0
+    if args.name not in known:
+        raise UsageError(f"{args.name}: no release has this name; there are: {', '.join(sorted(known)) or 'none'}")
+    release = known[args.name]
+    say(f"licence of {release.name}: {release.licence} ({release.licence_address}); cite {release.reference}")
+    if not (release.osi or args.accept_licence):
+        raise UsageError(f"{release.name}: read its licence at {release.licence_address}, then give --accept-licence")
+    bundle = fetch(release, target(args), places(args), say, source=args.source, force=args.force)
+    print(f"{bundle.name}\t{bundle.folder}")
+    return 0
+
+
+def run_install(args: argparse.Namespace) -> int:
+    """Install a bundle and print its name and folder."""
+    from bids_brainage.models.install import install
+
+    bundle = install(args.source, target(args), places(args), say, force=args.force)
+    print(f"{bundle.name}\t{bundle.folder}")
+    return 0
 
 
 def summary(bundle: Bundle) -> str:

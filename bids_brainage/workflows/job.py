@@ -55,6 +55,7 @@ def settings_of(job: Job, options: Options, tools: Tools, device: str, threads: 
         "synthstrip": tools.synthstrip.folder if tools.synthstrip else None,
         "atlas": tools.atlas.folder,
         "normative": tools.normative.folder,
+        "predict_gb": max([1.5, *(float(b.card.get("memory_gb", 0)) for b in tools.models)]),
         "template": options.template,
         "device": device,
         "threads": threads,

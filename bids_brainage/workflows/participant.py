@@ -49,6 +49,8 @@ STAGES = (
               "Intensity non-uniformity was corrected with N4 (Tustison et al. 2010; ANTs)."),
     StageSpec("register", "bids_brainage.image.register:register", 2.0, True,
               "The brain was registered to {template} by affine and SyN transforms (Avants et al. 2008; ANTs)."),
+    StageSpec("linear", "bids_brainage.image.linear:place", 2.0, False,
+              "The brain was also placed on the template's 1 mm grid by the affine transform alone."),
     StageSpec("volumes", "bids_brainage.image.volumes:volumes", 2.0, False,
               "Volumes of the 145 MUSE regions (Doshi et al. 2016) came from the posteriors and a registered atlas, "
               "which also gave the final brain mask."),
@@ -120,6 +122,7 @@ def scan_workflow(name: str, stages: tuple[StageSpec, ...], settings: Mapping[st
     return workflow
 
 
+CLOSING_GB = 1.5
 CLOSING = {
     "figures": (
         "bids_brainage.reports.figures:figures",
@@ -137,7 +140,8 @@ def _closing(
     function, limited = CLOSING[name]
     taken = {a: source for a, source in sources.items() if limited is None or a in limited}
     constants = {a: settings[a] for a in parameters(locate(function)) if settings.get(a) is not None}
-    made = node(function, name, mem_gb=1.5, artefacts=tuple(taken), constants=constants)
+    mem_gb = settings.get("predict_gb", CLOSING_GB) if name == "predict" else CLOSING_GB
+    made = node(function, name, mem_gb=mem_gb, artefacts=tuple(taken), constants=constants)
     made.interface._always_run = name == "publish"
     _connect(workflow, made, taken)
     sources |= {field: (made, field) for field in results(locate(function))}

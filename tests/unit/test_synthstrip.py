@@ -125,5 +125,5 @@ def test_a_scan_in_which_it_finds_nothing_is_refused(tmp_path):
 def test_other_weights_are_refused(tmp_path):
     state = threshold_weights()
     del state["encoder.0.0.conv.bias"]
-    with pytest.raises(BundleError, match="not SynthStrip's weights"):
+    with pytest.raises(BundleError, match="not the weights of the architecture synthstrip"):
         synthstrip.load_synthstrip(bundle(tmp_path / "b", state))
