@@ -55,6 +55,7 @@ def download(address: str, part: Path, *, size: int | None = None, timeout: floa
                 stream.seek(start)
             for chunk in _chunks(response, address):
                 stream.write(chunk)
+                stream.flush()
                 if stream.tell() > (size or LARGEST):
                     part.unlink()
                     raise BrainAgeError(f"{address}: sends more than {size or LARGEST} bytes, not the file; removed")

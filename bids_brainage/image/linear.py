@@ -37,7 +37,7 @@ def place(t1w_preproc: Path, brain_mask: Path, xfm_forward: Path, *, template: s
 
 
 def moved(brain: Volume, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Values of a brain on a template's grid, cubic, within their range; 0 beyond the field of view.
+    """Values of a brain on a template's grid, linear: what was masked stays 0.
 
     Parameters
     ----------
@@ -48,4 +48,4 @@ def moved(brain: Volume, affine: np.ndarray, grid: Grid) -> np.ndarray:
     grid : Grid
         Of the template.
     """
-    return resample(Volume(brain.data, np.linalg.inv(affine) @ brain.affine), grid, cubic=True)
+    return resample(Volume(brain.data, np.linalg.inv(affine) @ brain.affine), grid)

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ class Server(ThreadingHTTPServer):
 
     ``ranges``: whether ranges are honoured. ``cut``: after how many bytes of an answer the connection breaks.
     ``code``: what is answered. ``asked``: the Range of each request. ``announces``: whether it says how long it is.
+    ``pause``: after how many bytes it falls silent.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -20,6 +22,7 @@ class Server(ThreadingHTTPServer):
         self.content, self.asked = content, []  # type: ignore[var-annotated]
         self.ranges, self.announces, self.code = True, True, 200
         self.cut: int | None = None
+        self.pause: int | None = None
 
     @property
     def address(self) -> str:
@@ -44,6 +47,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.announces:
             self.send_header("Content-Length", str(len(whole) - start))
         self.end_headers()
+        if self.server.pause is not None:
+            self.wfile.write(whole[start : start + self.server.pause])
+            while self.server.pause is not None:
+                time.sleep(0.02)
+            return None
         cut = self.server.cut
         self.wfile.write(whole[start:] if cut is None else whole[start : start + cut])
         self.close_connection = True
