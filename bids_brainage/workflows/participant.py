@@ -137,7 +137,8 @@ def _closing(
     function, limited = CLOSING[name]
     taken = {a: source for a, source in sources.items() if limited is None or a in limited}
     constants = {a: settings[a] for a in parameters(locate(function)) if settings.get(a) is not None}
-    made = node(function, name, mem_gb=1.5, artefacts=tuple(taken), constants=constants)
+    mem_gb = 3.0 if name == "predict" and "gm_modulated" in sources else 1.5  # a network over whole maps
+    made = node(function, name, mem_gb=mem_gb, artefacts=tuple(taken), constants=constants)
     made.interface._always_run = name == "publish"
     _connect(workflow, made, taken)
     sources |= {field: (made, field) for field in results(locate(function))}

@@ -17,6 +17,7 @@ from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
 from bids_brainage.workflows.fingerprint import fingerprint
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools
+from bids_brainage.workflows.voxelwise import promised
 
 DATA = Path(__file__).parents[1] / "data"
 LOG = logging.getLogger("bids_brainage")
@@ -126,6 +127,7 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
     for scan in scans:
         artefacts = (
             *made_by(plan(tools.needs, scan.preproc is not None)),
+            *(name for bundle in tools.models for name in promised(bundle, scan.age)),
             "figures",
             "contributions",
             "quality",

@@ -16,9 +16,13 @@ from bids_brainage.core.types import Scan
 
 TEMPLATE = "MNI152NLin2009aSym"
 FINGERPRINT = {"Version": "0.1", "Input": "a" * 64}
-ALL = tuple(name for name in outputs.artefact_names() if name != "brainage_json")
+EACH_MODEL = tuple(name for name in outputs.artefact_names() if "{model}" in outputs._entry(name)["name"])
+ALL = tuple(
+    f"{name}:local" if name in EACH_MODEL else name for name in outputs.artefact_names() if name != "brainage_json"
+)
 
-TABLES = ("brainage", "contributions", "measures", "volumes")
+TABLES = ("brainage", "contributions", "measures", "regions", "volumes")
+MAPS = ("brainagemap", "brainagesdmap", "brainagegapmap", "brainagegapcorrectedmap")
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def test_whole_tree_is_valid_bids(dataset: Path, made: dict[str, Path], tmp_path
 
 
 def test_ignored_are_only_what_bids_has_no_name_for(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
-    own = {f"*_{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")}
+    own = {f"*_{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")} | {f"*_{suffix}.*" for suffix in MAPS}
     rest = {"*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv"}
     assert set(outputs.bidsignore().split()) == own | rest
     out = tmp_path / "out"
