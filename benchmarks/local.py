@@ -2,8 +2,8 @@
 
     python benchmarks/local.py [--channels 16] [--threads 2] [--batch 8] [--share 1.0] [--model BUNDLE]
 
-Without a bundle the weights are random and scaled so that the map has an SD of 10 years; the maps are the template's own
-grey and white matter. Seconds are both of the clock and of the processor: on a shared machine only the latter hold.
+Without a bundle the weights are random and scaled so that the map has an SD of 10 years; the maps are the template's
+own grey and white matter. Seconds are both of the clock and of the processor: on a shared machine only the latter hold.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     maps = maps_of()
-    maps = maps[..., : 2 * MARGIN + max(12, int((maps.shape[-1] - 2 * MARGIN) * args.share) // 12 * 12)]
+    if args.share < 1:
+        maps = maps[..., : 2 * MARGIN + max(12, int((maps.shape[-1] - 2 * MARGIN) * args.share) // 12 * 12)]
     network = network_of(args.model, args.channels, maps)
     print(f"{tuple(maps.shape[2:])} voxels in, {args.channels} channels, {args.threads} threads, SD of ages {SPREAD:g}")
     print("| what | clock, s | processor, s | mean difference, years | largest |\n|---|---|---|---|---|")

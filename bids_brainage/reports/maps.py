@@ -15,6 +15,7 @@ from bids_brainage.bids.outputs import path_for
 from bids_brainage.core.files import atomic
 from bids_brainage.core.types import Prediction, Scan
 from bids_brainage.image.io import Grid, same_grid
+from bids_brainage.image.masks import bounding_box
 from bids_brainage.image.template import template as load_template
 from bids_brainage.reports.figures import BACKGROUND
 
@@ -63,17 +64,22 @@ def draw(maps: Mapping[str, NDArray[np.float32]], prediction: Prediction, templa
     template : str
         Space of the maps.
     """
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
+    greys = LinearSegmentedColormap.from_list("greys", [BACKGROUND, "white"])
     assert prediction.maps is not None  # noqa: S101 - the caller has maps
-    background = _background(template, Grid(maps["age"].shape, prediction.maps.affine))  # type: ignore[arg-type]
+    background = _background(template, Grid(maps["age"].shape, prediction.maps.affine))
+    box = bounding_box(np.isfinite(maps["age"]), margin=2)
+    background, maps = background[box], {kind: values[box] for kind, values in maps.items()}
     cuts = _cuts(np.isfinite(maps["age"]))
     chosen = layers(maps)
-    canvas = Figure(figsize=(14, 2.3 * len(chosen) + 0.3), facecolor=BACKGROUND, dpi=80)
+    canvas = Figure(figsize=(14, 1.9 * len(chosen) + 0.4), facecolor=BACKGROUND, dpi=80)
     axes = canvas.subplots(len(chosen), len(cuts), squeeze=False)
+    canvas.subplots_adjust(left=0.01, right=0.96, top=0.93, bottom=0.02, wspace=0.03, hspace=0.05)
     for line, layer in zip(axes, chosen, strict=True):
         for place, (axis, index) in zip(line, cuts, strict=True):
-            place.imshow(np.rot90(background.take(index, axis)), cmap="gray", vmin=0, vmax=1)
+            place.imshow(np.rot90(background.take(index, axis)), cmap=greys, vmin=0, vmax=1)
             plane = np.rot90(maps[layer.kind].take(index, axis))
             image = place.imshow(plane, cmap=layer.colours, vmin=layer.low, vmax=layer.high, alpha=0.85)
             place.set_axis_off()

@@ -39,7 +39,7 @@ def make_bundle(folder: Path, *, resolution: float = COARSE_MM, bins: bool = Tru
     torch.manual_seed(0)
     network = LocalUNet(**{**ARGUMENTS, **card.get("arguments", {})})
     with torch.no_grad():
-        network.output.weight *= 5
+        network.output.weight *= 150
     save_file(network.state_dict(), folder / WEIGHTS)
     brain = brain_of(template(resolution=resolution))
     write_brain(brain, folder / BRAIN)

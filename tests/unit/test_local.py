@@ -220,6 +220,7 @@ def test_from_the_stage_through_nipype_to_the_derivatives_and_the_page(bundle, m
     )
     workflow = pe.Workflow("w", base_dir=str(tmp_path / "work"))
     workflow.connect([(first, last, [(name, name) for name in results])])
+    workflow.config["execution"] = {"remove_unnecessary_outputs": "false"}  # as the app has it
     workflow.run()
     for name in promised(bundle, SCAN.age):
         assert path_for(SCAN, name, out, DEFAULT).is_file()

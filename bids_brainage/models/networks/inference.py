@@ -107,7 +107,7 @@ def predict_blocks(
     with _inference(network, half):
         for first in range(0, len(corners), batch):
             chosen = corners[first : first + batch]
-            found = network(torch.cat([padded[(..., *_from(c, BLOCK_IN))] for c in chosen]), gates)
+            found = network(torch.cat([padded[:, :, *_from(c, BLOCK_IN)] for c in chosen]), gates)
             for corner, block in zip(chosen, found, strict=True):
                 ages[_from(corner, BLOCK_OUT)] = block
     return ages[: sizes[0], : sizes[1], : sizes[2]]
@@ -145,7 +145,7 @@ def monte_carlo(
         kept: Step | None = None
         for step in network.steps(maps):
             gates.append(step.gate)
-            kept = step if step.index == dropped_from else kept
+            kept = step if step.unit == dropped_from else kept
         ages = network.ages(step.after)[0]
         del step
         assert kept is not None  # noqa: S101 - dropped_from is one of the units

@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    unit : int
         Which of the ten units, in order.
     before : tensor, (n, c, x, y, z)
         What its convolution gives, before the gate.
@@ -58,7 +58,7 @@ class Step(NamedTuple):
         What the way down keeps for the way up.
     """
 
-    index: int
+    unit: int
     before: Tensor
     gate: Tensor
     after: Tensor
@@ -134,9 +134,9 @@ class LocalUNet(nn.Module):
     def forward_training(self, maps: Tensor) -> Supervised:
         """As :meth:`forward`, with the ages of the two coarser scales."""
         for step in self.steps(maps):
-            if step.index == COARSE:
+            if step.unit == COARSE:
                 coarse = self.coarse(step.after.mean((2, 3, 4), dtype=torch.float32))[:, 0]
-            elif step.index == MIDDLE:
+            elif step.unit == MIDDLE:
                 middle = self.middle(step.after.mean((2, 3, 4), dtype=torch.float32))[:, 0]
         return Supervised(self.ages(step.after), middle, coarse)
 
@@ -157,16 +157,16 @@ class LocalUNet(nn.Module):
     def _from(self, start: Step, gates: Sequence[Tensor] | None) -> Iterator[Step]:
         step = start
         while True:
-            unit: Unit = self.units[step.index]  # type: ignore[assignment]
-            gate = unit.gate(step.before) if gates is None else gates[step.index]
+            layer: Unit = self.units[step.unit]  # type: ignore[assignment]
+            gate = layer.gate(step.before) if gates is None else gates[step.unit]
             factor = thinned(gate, self.dropout) if self.training else gate
             scaled = step.before * factor.to(step.before.dtype)[:, :, None, None, None]
             step = step._replace(gate=gate, after=functional.leaky_relu(scaled, self.slope, inplace=True))
             del scaled
             yield step
-            if step.index == UNITS - 1:
+            if step.unit == UNITS - 1:
                 return
-            step = self._entered(step.index + 1, step.after, step.skips)
+            step = self._entered(step.unit + 1, step.after, step.skips)
 
     def _entered(self, index: int, features: Tensor, skips: tuple[Tensor, ...]) -> Step:
         """Bring features to the scale of a unit and convolve them there."""
@@ -175,7 +175,7 @@ class LocalUNet(nn.Module):
         elif index in RAISED:
             raised = functional.interpolate(features, scale_factor=2, mode="nearest")
             features, skips = torch.cat([raised, _middle(skips[-1], raised.shape)], 1), skips[:-1]
-        before = self.units[index].conv(features)  # type: ignore[union-attr, operator]
+        before = self.units[index].conv(features)  # type: ignore[operator]
         return Step(index, before, before, before, skips)
 
     def ages(self, features: Tensor) -> Tensor:
