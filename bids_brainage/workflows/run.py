@@ -17,7 +17,6 @@ from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
 from bids_brainage.workflows.fingerprint import fingerprint
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools
-from bids_brainage.workflows.voxelwise import promised
 
 DATA = Path(__file__).parents[1] / "data"
 LOG = logging.getLogger("bids_brainage")
@@ -86,6 +85,12 @@ def find_tools(options: Options, home: Path | None) -> Tools:
     other = [b.name for b in models if registry.role(b) != "brain_age"]
     if other:
         raise UsageError(f"--models {' '.join(other)}: gives no brain age; `brainage models list` shows those that do")
+    elsewhere = [b for b in models if b.card.get("template", options.template) != options.template]
+    if elsewhere:
+        space = elsewhere[0].card["template"]
+        raise UsageError(
+            f"--template {options.template}: model {elsewhere[0].name} was trained in {space}; use that one"
+        )
     segment, atlas, normative = (registry.find(name, places) for name in ("segment", "muse-atlas", "normative"))
     return Tools(models, segment, atlas, normative, synthstrip)
 
@@ -121,6 +126,7 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
     """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete)."""
     from bids_brainage.image.template import template_digest
     from bids_brainage.workflows.participant import made_by, plan
+    from bids_brainage.workflows.voxelwise import promised
 
     digest = template_digest(options.template)
     jobs = []

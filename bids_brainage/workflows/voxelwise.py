@@ -16,6 +16,7 @@ from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError
 from bids_brainage.core.files import write_json
 from bids_brainage.core.types import Age, Prediction, VoxelMaps
+from bids_brainage.image.template import DEFAULT
 
 if TYPE_CHECKING:
     from bids_brainage.models.base import Model
@@ -51,7 +52,7 @@ def promised(bundle: Bundle, age: Age) -> tuple[str, ...]:
     Raises
     ------
     BundleError
-        Where the model's name cannot stand in the name of a file.
+        Where the model's name cannot stand in the name of a file, or its maps are not in the space of the atlas.
     """
     given = tuple(bundle.card.get("maps", ()))
     if not given:
@@ -59,6 +60,10 @@ def promised(bundle: Bundle, age: Age) -> tuple[str, ...]:
     if not bundle.name.isalnum():
         raise BundleError(
             f"{bundle.folder}: the name {bundle.name!r} stands in names of files; rename it, letters and digits alone"
+        )
+    if bundle.card.get("template") != DEFAULT:
+        raise BundleError(
+            f"{bundle.folder}: its maps are not in {DEFAULT}, where the regions are known; train it there"
         )
     kinds = [name for name in KINDS if name in given or (name == "gap" and age.years is not None)]
     known = [KINDS[name] for name in kinds if name != "gap_corrected" or age.years is not None]
@@ -108,8 +113,10 @@ def voxelwise(
     BundleError
         Where the model gives other maps than its card says.
     """
-    if prediction.maps is None or atlas is None:
+    if prediction.maps is None:
         return Voxelwise({})
+    if atlas is None:
+        raise ValueError(f"model {prediction.model} gives maps: the atlas is needed")
     from bids_brainage.reports.maps import draw
 
     maps, flags = completed(prediction.maps, age, model.voxel_bins())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.core import bundle as bundles
-from bids_brainage.core.errors import BundleError, ScanError
+from bids_brainage.core.errors import BundleError, ScanError, UsageError
 from bids_brainage.core.types import Age, Scan, VoxelMaps
 from bids_brainage.image.io import read, save
 from bids_brainage.image.template import DEFAULT
@@ -21,11 +21,13 @@ from bids_brainage.models.base import load_model
 from bids_brainage.models.local import BINS, WEIGHTS
 from bids_brainage.models.networks.inference import predict_whole
 from bids_brainage.models.registry import PACKAGED
+from bids_brainage.options import Options
 from bids_brainage.reports.maps import layers
 from bids_brainage.reports.participant import write_report
 from bids_brainage.stats.voxel_bins import read_voxel_bins
 from bids_brainage.workflows.node import node
 from bids_brainage.workflows.predict import predict
+from bids_brainage.workflows.run import find_tools, missing, plan_jobs
 from bids_brainage.workflows.voxelwise import completed, promised
 
 SCAN = Scan(Path("/data/sub-01/anat/sub-01_T1w.nii.gz"), {"sub": "01"}, Age(60.5, ""), "F")
@@ -180,9 +182,21 @@ def test_a_bundle_without_dropout_and_bins_gives_ages_alone(tmp_path, maps):
     assert set(found.voxelwise) == {f"brainage_{kind}:local" for kind in kinds}
 
 
-def test_a_name_that_no_file_can_hold_is_refused(bundle):
-    with pytest.raises(BundleError, match="letters and digits alone"):
-        promised(replace(bundle, card={**bundle.card, "name": "my-local"}), Age())
+@pytest.mark.parametrize(
+    ("card", "words"), [({"name": "my-local"}, "letters and digits alone"), ({"template": "X"}, "train it there")]
+)
+def test_maps_that_could_not_be_named_or_labelled_are_refused(bundle, card, words):
+    with pytest.raises(BundleError, match=words):
+        promised(replace(bundle, card={**bundle.card, **card}), Age())
+
+
+def test_the_run_expects_the_maps_and_refuses_another_template(bundle, tmp_path):
+    options = Options(tmp_path, tmp_path / "out", "participant", models=("local",), models_dir=bundle.folder.parent)
+    (job,) = plan_jobs([SCAN], options, find_tools(options, None))
+    assert set(promised(bundle, SCAN.age)) <= set(job.artefacts)
+    assert path_for(SCAN, "brainage_gap_map:local", options.out_dir, DEFAULT) in missing(job, options)
+    with pytest.raises(UsageError, match=f"model local was trained in {DEFAULT}"):
+        find_tools(replace(options, template="MNI152NLin2009cAsym"), None)
 
 
 def test_bins_of_another_mask_are_refused(bundle, tmp_path):
