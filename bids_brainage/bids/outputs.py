@@ -25,6 +25,16 @@ def _table() -> Mapping[str, Any]:
     return json.loads(resources.files(__package__).joinpath("derivatives.json").read_text(encoding="utf-8"))
 
 
+def _entry(artefact: str) -> Mapping[str, Any]:
+    """What the table says of an artefact, or of its kind where each model has its own (``<kind>:<model>``)."""
+    entry: Mapping[str, Any] = _table()["artefacts"][_kind(artefact)]
+    return entry
+
+
+def _kind(artefact: str) -> str:
+    return artefact.partition(":")[0]
+
+
 def artefact_names() -> tuple[str, ...]:
     """Names of all artefacts that are written to the derivatives."""
     return tuple(_table()["artefacts"])
@@ -36,7 +46,7 @@ def path_for(scan: Scan, artefact: str, out_dir: Path, template: str) -> Path:
     Parameters
     ----------
     artefact : str
-        A name of :func:`artefact_names`.
+        A name of :func:`artefact_names`, with ``:<model>`` after it where each model has its own.
     template : str
         Name of the template space.
 
@@ -45,8 +55,8 @@ def path_for(scan: Scan, artefact: str, out_dir: Path, template: str) -> Path:
     KeyError
         Where no such artefact is written.
     """
-    entry = _table()["artefacts"][artefact]
-    name = f"{scan.stem}_{entry['name'].format(template=template)}"
+    entry = _entry(artefact)
+    name = f"{scan.stem}_{entry['name'].format(template=template, model=artefact.partition(':')[2])}"
     if entry.get("folder") == "figures":
         return Path(out_dir) / f"sub-{scan.subject}" / "figures" / name
     return Path(out_dir) / _folder(scan) / name
@@ -62,14 +72,15 @@ def sidecar_of(path: Path) -> Path:
 
 
 def _has_sidecar(artefact: str) -> bool:
-    return _table()["artefacts"][artefact].get("sidecar", True)
+    return bool(_entry(artefact).get("sidecar", True))
 
 
 def _written(artefacts: Iterable[str]) -> list[str]:
     """Those artefacts that have a place in the derivatives; the others are working files, or a better one is there."""
-    table, there = _table()["artefacts"], set(artefacts)
-    replaced = {table[name].get("instead_of") for name in there & set(table)}
-    return [name for name in table if name in there and name != MARK and name not in replaced]
+    kinds = list(_table()["artefacts"])
+    there = [name for name in dict.fromkeys(artefacts) if _kind(name) in kinds]
+    replaced = {MARK, *(_entry(name).get("instead_of") for name in there)}
+    return sorted((name for name in there if name not in replaced), key=lambda name: kinds.index(_kind(name)))
 
 
 def expected(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str) -> list[Path]:
@@ -180,10 +191,10 @@ def publish(
 
 def _sidecar(scan: Scan, artefact: str, names: Iterable[str], template: str, more: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of one artefact: the template of ``derivatives.json``, its sources, and what the caller adds."""
-    entry = _table()["artefacts"][artefact]
+    entry = _entry(artefact)
     raw = raw_uri(scan)
     own = {name: f"bids::{path_for(scan, name, Path(), template).as_posix()}" for name in names}
-    own |= {_table()["artefacts"][name].get("instead_of", name): uri for name, uri in own.items()}
+    own |= {_entry(name).get("instead_of", name): uri for name, uri in own.items()}
     sources = dict.fromkeys(own.get(name, raw) for name in entry["sources"])
     values = {"raw": raw, "template": template, "reference": _reference(template)}
     content = {k: v.format_map(values) if isinstance(v, str) else v for k, v in entry["metadata"].items()}

@@ -18,7 +18,7 @@ FLAGS = {
     "low_contrast": "White and grey matter differ by less than the spread within them",
     "regions_empty": "More than five regions of the atlas were not found",
     "volumes_beyond_reference": "Many regions are smaller or larger than in 98 % of healthy people of this age and sex",
-    "sex_missing": "The sex is unknown: the brain age is the mean of those for a woman and a man",
+    "sex_missing": "The sex is unknown: the model took the middle between woman and man",
     "volumes_out_of_distribution": "A region or the ICV lies further out than in 99 % of healthy people",
     "brain_age_outside_training_range": "The brain age lies outside the ages that the model is for",
     "brain_age_at_limit": "More than half of the probability lies in the youngest or the oldest year that the model "

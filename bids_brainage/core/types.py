@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Sex = Literal["F", "M"]
 
@@ -72,6 +76,24 @@ class Scan:
         return self.entities.get("ses")
 
 
+class VoxelMaps(NamedTuple):
+    """What a model says of each voxel, on a grid of template space.
+
+    Attributes
+    ----------
+    age : array of float32, (x, y, z)
+        Brain age in years; ``nan`` outside the brain.
+    sd : array of float32, (x, y, z), or None
+        Its uncertainty (one SD) in years, where the model gives one.
+    affine : array, (4, 4)
+        From voxels to mm.
+    """
+
+    age: NDArray[np.float32]
+    sd: NDArray[np.float32] | None
+    affine: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What one model says of one scan; ages in years.
@@ -86,8 +108,8 @@ class Prediction:
         E.g. ``age_outside_model_range``.
     training_data : {"real", "simulated"}
         What kind of people the model was fitted on.
-    maps : mapping of str to Path
-        Voxelwise results by artefact name, if any.
+    maps : VoxelMaps or None
+        Voxelwise results, where the model gives any.
     """
 
     model: str
@@ -96,4 +118,4 @@ class Prediction:
     brain_age_high: float = float("nan")
     flags: tuple[str, ...] = ()
     training_data: Literal["real", "simulated"] = "real"
-    maps: Mapping[str, Path] = field(default_factory=dict)
+    maps: VoxelMaps | None = None

@@ -22,10 +22,14 @@ from numpy.typing import ArrayLike, NDArray
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError
 from bids_brainage.core.quality import Measure
-from bids_brainage.core.types import Age, Prediction
+from bids_brainage.core.types import Age, Prediction, Sex
+from bids_brainage.stats.voxel_bins import VoxelBins
 
 AGE_OUTSIDE_MODEL_RANGE = "age_outside_model_range"
 BRAIN_AGE_OUTSIDE_TRAINING_RANGE = "brain_age_outside_training_range"
+
+SEX_CODE: dict[Sex | None, float] = {"F": -0.5, "M": 0.5, None: 0.0}
+SEX_MISSING = "sex_missing"
 
 ARCHITECTURE = re.compile(r"[a-z0-9_]+")
 NOT_ARCHITECTURES = frozenset({"base", "registry", "releases", "install"})
@@ -114,6 +118,10 @@ class Model(ABC, Generic[Inputs]):
     def measures(self, inputs: Sequence[Inputs]) -> list[list[Measure]]:
         """How far each scan lies from what the model was trained on; empty lists where a model cannot say."""
         return [[] for _ in inputs]
+
+    def voxel_bins(self) -> VoxelBins | None:
+        """Mean gaps of controls at each voxel of the model's maps, by age; ``None`` where there are none."""
+        return None
 
 
 def load_model(bundle: Bundle) -> Model[Any]:

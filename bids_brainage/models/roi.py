@@ -24,15 +24,20 @@ from bids_brainage.core.files import read_json
 from bids_brainage.core.quality import GATES, Measure
 from bids_brainage.core.types import Prediction, Sex
 from bids_brainage.image import muse
-from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, Contribution, LocalConformal, Model
+from bids_brainage.models.base import (
+    BRAIN_AGE_OUTSIDE_TRAINING_RANGE,
+    SEX_CODE,
+    SEX_MISSING,
+    Contribution,
+    LocalConformal,
+    Model,
+)
 
 FloatArray = NDArray[np.float64]
 
 ICV = 702
 MOST_EMPTY = int(GATES["regions_empty"].high)
 VENTRICLES = frozenset({4, 11, 49, 50, 51, 52})
-SEX_CODE: dict[Sex | None, float] = {"F": -0.5, "M": 0.5, None: 0.0}
-SEX_MISSING = "sex_missing"
 VOLUMES_OUT_OF_DISTRIBUTION = "volumes_out_of_distribution"
 
 SCALE_KEY = "VolumeScale"

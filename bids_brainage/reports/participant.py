@@ -14,6 +14,7 @@ from bids_brainage.core.files import read_json, write_text
 from bids_brainage.core.quality import GATES
 from bids_brainage.core.types import Scan
 from bids_brainage.reports import svg
+from bids_brainage.reports.maps import map_figures
 from bids_brainage.reports.style import PALETTE, Banner, Section, page
 
 COMPOSITES_FROM = 300
@@ -63,6 +64,7 @@ def _scan_section(scan: Scan, rows: Sequence[Mapping[str, str]], out_dir: Path, 
         data = base64.b64encode(picture.read_bytes()).decode()
         image = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(PICTURE, data)
         parts.append(Markup("<figure>{}<figcaption><small>{}</small></figcaption></figure>").format(image, PICTURE))
+    parts.append(map_figures(scan, rows, out_dir, template))
     measured = path_for(scan, "quality", out_dir, template)
     if measured.is_file():
         parts.append(quality(read_tsv(measured)))

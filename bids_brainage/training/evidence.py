@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, t
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.models.roi import SEX_CODE
+from bids_brainage.models.base import SEX_CODE
 from bids_brainage.stats.groups import cohen_d
 from bids_brainage.training import evaluate
 from bids_brainage.training.measurement import MeasurementError

@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.models.roi import ICV, MOST_EMPTY, SEX_CODE, VENTRICLES, Conversion, features
+from bids_brainage.models.base import SEX_CODE
+from bids_brainage.models.roi import ICV, MOST_EMPTY, VENTRICLES, Conversion, features
 from bids_brainage.training.measurement import MeasurementError
 
 FloatArray = NDArray[np.float64]

@@ -12,6 +12,7 @@ from bids_brainage.core.bundle import load
 from bids_brainage.core.quality import Measure, judged
 from bids_brainage.core.quality import flags as raised
 from bids_brainage.core.types import Age, Prediction, Scan
+from bids_brainage.workflows.voxelwise import voxelwise
 
 if TYPE_CHECKING:
     from bids_brainage.models.base import Contribution
@@ -53,11 +54,15 @@ QUALITY = {
 
 
 class Predicted(NamedTuple):
-    """Tables: brain ages, a row a model; what moved them, a row a model and region; the scan's quality measures."""
+    """Tables: brain ages, a row a model; what moved them, a row a model and region; the scan's quality measures.
+
+    ``voxelwise`` holds the files of models that give maps, by ``<artefact>:<model>``.
+    """
 
     brainage: Path
     contributions: Path
     quality: Path
+    voxelwise: Mapping[str, Path]
 
 
 def row(prediction: Prediction, age: Age, sex: str | None, flags: tuple[str, ...]) -> dict[str, Any]:
@@ -78,7 +83,16 @@ def row(prediction: Prediction, age: Age, sex: str | None, flags: tuple[str, ...
     }
 
 
-def predict(bundles: tuple[Path, ...], scan: Scan, normative: Path, *, out: Path, **artefacts: Any) -> Predicted:
+def predict(
+    bundles: tuple[Path, ...],
+    scan: Scan,
+    normative: Path,
+    *,
+    out: Path,
+    atlas: Path | None = None,
+    template: str = "",
+    **artefacts: Any,
+) -> Predicted:
     """Ask each model for the brain age of one scan.
 
     Parameters
@@ -89,6 +103,10 @@ def predict(bundles: tuple[Path, ...], scan: Scan, normative: Path, *, out: Path
         For its age, sex and flags; the age is never shown to a model.
     normative : Path
         Folder of the bundle of normative curves.
+    atlas : Path, optional
+        Folder of the bundle of the MUSE atlas, for models that give maps.
+    template : str
+        Name of the template space that such maps are in.
     artefacts
         Files by artefact name, and ``<stage>_flags`` and ``<stage>_measures`` of the stages before.
     """
@@ -98,10 +116,14 @@ def predict(bundles: tuple[Path, ...], scan: Scan, normative: Path, *, out: Path
     values = {name: x for k, v in artefacts.items() if k.endswith("_measures") for name, x in v.items()}
     given = {k: v for k, v in artefacts.items() if isinstance(v, Path)} | {"sex": scan.sex}
     explained, beyond, predicted = [], [], []
+    files: dict[str, Path] = {}
     for folder in bundles:
         model = load_model(load(folder))
         inputs = model.prepare({name: given[name] for name in model.needs})
-        predicted.append((model.predict([inputs])[0], age_flags(model, scan.age)))
+        prediction = model.predict([inputs])[0]
+        mapped = voxelwise(model, prediction, scan.age, atlas=atlas, template=template, out=out)
+        predicted.append((prediction, (*age_flags(model, scan.age), *mapped.flags)))
+        files |= mapped.files
         beyond += model.measures([inputs])[0]
         explained += contribution_rows(model.name, model.explain([inputs])[0], scan, normative)
     values |= reference_share(explained)
@@ -112,6 +134,7 @@ def predict(bundles: tuple[Path, ...], scan: Scan, normative: Path, *, out: Path
         write_tsv(out / "brainage.tsv", rows, list(COLUMNS)),
         write_tsv(out / "contributions.tsv", explained, list(EXPLAINED)),
         write_tsv(out / "quality.tsv", [quality_row(one) for one in quality], list(QUALITY)),
+        files,
     )
 
 

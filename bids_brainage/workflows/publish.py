@@ -21,7 +21,14 @@ class Published(NamedTuple):
 
 
 def publish(
-    scan: Scan, out_dir: Path, template: str, fingerprint: Mapping[str, Any], *, out: Path, **artefacts: Any
+    scan: Scan,
+    out_dir: Path,
+    template: str,
+    fingerprint: Mapping[str, Any],
+    *,
+    out: Path,
+    voxelwise: Mapping[str, Path] | None = None,
+    **artefacts: Any,
 ) -> Published:
     """Copy each artefact under its derivative name, with its sidecar, atomically; a JSON that a stage wrote is kept.
 
@@ -31,11 +38,13 @@ def publish(
         Root of the derivatives.
     fingerprint
         What the result depends on (see :mod:`bids_brainage.workflows.fingerprint`).
+    voxelwise
+        Files of each model, by ``<artefact>:<model>``.
     artefacts
         Files by artefact name; values that are not files are passed over.
     """
-    files = {name: path for name, path in artefacts.items() if isinstance(path, Path)}
-    own = {name: read_json(beside) for name, path in files.items() if (beside := path.with_suffix(".json")).is_file()}
+    files = {name: path for name, path in artefacts.items() if isinstance(path, Path)} | dict(voxelwise or {})
+    own = {name: read_json(beside) for name, path in files.items() if (beside := outputs.sidecar_of(path)).is_file()}
     columns: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in COLUMNS.items()}
     columns["flags"]["Levels"] = FLAGS
     explained = {name: {"Description": meaning} for name, meaning in EXPLAINED.items()}

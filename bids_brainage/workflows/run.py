@@ -85,6 +85,12 @@ def find_tools(options: Options, home: Path | None) -> Tools:
     other = [b.name for b in models if registry.role(b) != "brain_age"]
     if other:
         raise UsageError(f"--models {' '.join(other)}: gives no brain age; `brainage models list` shows those that do")
+    elsewhere = [b for b in models if b.card.get("template", options.template) != options.template]
+    if elsewhere:
+        space = elsewhere[0].card["template"]
+        raise UsageError(
+            f"--template {options.template}: model {elsewhere[0].name} was trained in {space}; use that one"
+        )
     segment, atlas, normative = (registry.find(name, places) for name in ("segment", "muse-atlas", "normative"))
     return Tools(models, segment, atlas, normative, synthstrip)
 
@@ -120,12 +126,14 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
     """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete)."""
     from bids_brainage.image.template import template_digest
     from bids_brainage.workflows.participant import made_by, plan
+    from bids_brainage.workflows.voxelwise import promised
 
     digest = template_digest(options.template)
     jobs = []
     for scan in scans:
         artefacts = (
             *made_by(plan(tools.needs, scan.preproc is not None)),
+            *(name for bundle in tools.models for name in promised(bundle, scan.age)),
             "figures",
             "contributions",
             "quality",

@@ -16,9 +16,13 @@ from bids_brainage.core.types import Scan
 
 TEMPLATE = "MNI152NLin2009aSym"
 FINGERPRINT = {"Version": "0.1", "Input": "a" * 64}
-ALL = tuple(name for name in outputs.artefact_names() if name != "brainage_json")
+EACH_MODEL = tuple(name for name in outputs.artefact_names() if "{model}" in outputs._entry(name)["name"])
+ALL = tuple(
+    f"{name}:local" if name in EACH_MODEL else name for name in outputs.artefact_names() if name != "brainage_json"
+)
 
-TABLES = ("brainage", "contributions", "measures", "volumes")
+TABLES = ("brainage", "contributions", "measures", "regions", "volumes")
+MAPS = ("brainagemap", "brainagesdmap", "brainagegapmap", "brainagegapcorrectedmap")
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def test_whole_tree_is_valid_bids(dataset: Path, made: dict[str, Path], tmp_path
 
 
 def test_ignored_are_only_what_bids_has_no_name_for(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
-    own = {f"*_{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")}
+    own = {f"*_{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")} | {f"*_{suffix}.*" for suffix in MAPS}
     rest = {"*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv"}
     assert set(outputs.bidsignore().split()) == own | rest
     out = tmp_path / "out"
@@ -81,7 +85,8 @@ def test_ignored_are_only_what_bids_has_no_name_for(dataset: Path, made: dict[st
     (out / ".bidsignore").unlink()
     flagged = {Path(issue.location).name.rpartition("_")[2] for issue in issues(out) if issue.code == "NOT_INCLUDED"}
     tables = {f"{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")}
-    assert flagged <= tables | {"xfm.h5", "xfm.json", "figures"}
+    maps = {f"{suffix}.{end}" for suffix in MAPS for end in ("json", "nii.gz")}
+    assert flagged <= tables | maps | {"xfm.h5", "xfm.json", "figures", "brainagemap.png"}
     assert {"brainage.tsv", "volumes.tsv", "xfm.h5"} <= flagged
 
 
@@ -137,7 +142,7 @@ def test_mark_comes_last_and_everything_expected_is_there(dataset: Path, made: d
     written = publish(scan, made, out)
     assert written[-1] == outputs.path_for(scan, "brainage_json", out, TEMPLATE)
     assert sorted(written) == sorted(outputs.expected(scan, made, out, TEMPLATE))
-    assert len(written) == 2 * len(ALL) - 3  # the figure has no sidecar, the fused mask replaces the other
+    assert len(written) == 2 * len(ALL) - 4  # two figures have no sidecar, the fused mask replaces the other
     assert outputs.complete(scan, made, out, TEMPLATE)
     assert outputs.reason_to_run(scan, made, out, TEMPLATE, FINGERPRINT) == ""
 

@@ -1,0 +1,1 @@
+"""Networks of the models: architecture and inference, apart from bundles and artefacts."""
