@@ -52,6 +52,17 @@ def path_for(scan: Scan, artefact: str, out_dir: Path, template: str) -> Path:
     return Path(out_dir) / _folder(scan) / name
 
 
+def group_file(kind: str, out_dir: Path, **entities: str) -> tuple[Path, dict[str, Any]]:
+    """Where a result of the group level belongs, and what its sidecar says of it at least."""
+    entry = _table()["group"][kind]
+    return Path(out_dir) / entry["name"].format(**entities), dict(entry["metadata"])
+
+
+def group_kinds() -> tuple[str, ...]:
+    """Kinds of :func:`group_file`."""
+    return tuple(_table()["group"])
+
+
 def _folder(scan: Scan) -> str:
     return "/".join([f"sub-{scan.subject}", *([f"ses-{scan.session}"] if scan.session else []), "anat"])
 

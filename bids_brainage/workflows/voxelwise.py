@@ -1,0 +1,254 @@
+"""Voxelwise statistics of local gaps: groups and their differences, and reliability. One value a person and voxel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bids_brainage.bids.outputs import group_file, sidecar_of
+from bids_brainage.core.errors import ScanError
+from bids_brainage.core.files import write_json
+from bids_brainage.image.io import save
+from bids_brainage.stats import voxelwise as stats
+from bids_brainage.stats.groups import adjust
+from bids_brainage.workflows.maps import Loaded, Maps, Unit, gap_of, load, units_of
+from bids_brainage.workflows.summary import SMALLEST_GROUP, group_label, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+PERMUTATIONS = 1000
+ALPHA = 0.05
+FEWEST_RELIABLE = 5
+
+
+class Cohort(NamedTuple):
+    """What is known of the people of a model, a row each: unit of the first session, group and sex (empty if unknown).
+
+    ``sessions`` has all sessions of all people; ``notes`` who was left out, and why.
+    """
+
+    units: list[Unit]
+    groups: NDArray[np.object_]
+    sex: NDArray[np.object_]
+    sessions: list[Unit]
+
+
+class Writer(NamedTuple):
+    """Writes maps of one model, each with its sidecar, and keeps their names."""
+
+    out_dir: Path
+    model: str
+    loaded: Loaded
+    space: str
+
+    def write(self, kind: str, values: NDArray, metadata: dict[str, Any], **names: str) -> str:
+        """Write the values of the voxels, (voxels,), as a map; returns its name."""
+        path, content = group_file(kind, self.out_dir, model=self.model, **names)
+        save(path, self.loaded.stack.volume(values), self.loaded.stack.grid.affine)
+        common = {"SpatialReference": self.space, "Voxels": self.loaded.stack.n_voxels, "Outside": "NaN"}
+        write_json(sidecar_of(path), content | common | metadata)
+        return path.name
+
+
+def cohort_of(
+    scans: pd.DataFrame, people: pd.DataFrame, row: NDArray[np.int64], model: str, grouping: str | None
+) -> Cohort:
+    """People of a model with a gap and, where there are groups, a group: each with the first such session."""
+    sessions = units_of(scans, people, row, model)
+    first: dict[str, Unit] = {}
+    for unit in sessions:
+        if grouping is None or people[grouping].notna().iloc[unit.row]:
+            first.setdefault(unit.participant, unit)
+    units = list(first.values())
+    rows = [unit.row for unit in units]
+    labels = [group_label(value) for value in people[grouping].iloc[rows]] if grouping else ["everyone"] * len(rows)
+    return Cohort(units, np.array(labels, dtype=object), people["sex"].to_numpy(dtype=object)[rows], sessions)
+
+
+def voxelwise(out_dir: Path, model: str, maps: Maps, cohort: Cohort, seed: int) -> dict[str, Any]:
+    """Write the maps of the group level for one model, and say in JSON what they are.
+
+    Raises
+    ------
+    ScanError
+        Where no map can be read.
+    """
+    loaded = load(cohort.units, maps, out_dir)
+    place = {unit.row: i for i, unit in enumerate(cohort.units)}
+    kept = [place[unit.row] for unit in loaded.units]
+    labels, sex = cohort.groups[kept], cohort.sex[kept]
+    age = np.array([unit.age for unit in loaded.units])
+    write = Writer(out_dir, model, loaded, maps.space)
+    notes = list(loaded.notes)
+    members = {name: np.flatnonzero(labels == name) for name in sorted(set(labels))}
+    small = {name: len(who) for name, who in members.items() if len(who) < SMALLEST_GROUP}
+    notes += [f"group {name}: {n} people with maps, at least {SMALLEST_GROUP} are needed" for name, n in small.items()]
+    members = {name: who for name, who in members.items() if name not in small}
+    entities = _entities(members)
+    moments = {name: stats.moments(loaded.stack.rows(who)) for name, who in members.items()}
+    entry: dict[str, Any] = {"Space": maps.space, "Of": "local brain age minus age", "People": len(loaded.units)}
+    entry["Voxels"] = loaded.stack.n_voxels
+    entry["Groups"] = {name: _group(write, name, entities[name], moments[name]) for name in members}
+    entry["Contrasts"] = []
+    for pair in combinations(members, 2):
+        both = np.concatenate([members[name] for name in pair])
+        names, nuisance = covariates(age[both], sex[both])
+        first = (labels[both] == pair[0]).astype(float)
+        if np.linalg.matrix_rank(np.column_stack([nuisance, first])) <= nuisance.shape[1]:
+            notes.append(f"{pair[0]} and {pair[1]}: do not differ but by {', '.join(names)}; not compared")
+            continue
+        task = Contrast(pair, f"{entities[pair[0]]}v{entities[pair[1]]}", both, first, names, nuisance)
+        entry["Contrasts"].append(_contrast(write, task, [moments[name] for name in pair], seed))
+    entry["Reliability"], more = _reliability(write, cohort.sessions, maps)
+    return entry | {"Notes": notes + more, "DamagedMaps": list(loaded.damaged)}
+
+
+class Contrast(NamedTuple):
+    """Two groups to compare: names, entity, rows of the stack, who is of the first (1 or 0), and the covariates."""
+
+    pair: tuple[str, str]
+    entity: str
+    people: NDArray[np.int64]
+    first: NDArray[np.float64]
+    covariates: list[str]
+    nuisance: NDArray[np.float64]
+
+
+def covariates(age: NDArray[np.float64], sex: NDArray[np.object_]) -> tuple[list[str], NDArray[np.float64]]:
+    """Names of the covariates that tell people apart, and the columns with an intercept first, (people, columns).
+
+    Sex counts where it is known for everyone.
+    """
+    names, columns = [], [np.ones(len(age))]
+    known = {"age": age - age.mean()}
+    if not (sex == "").any():
+        known["sex"] = np.where(sex == "F", 0.5, -0.5)
+    for name, column in known.items():
+        if np.linalg.matrix_rank(np.column_stack([*columns, column])) > len(columns):
+            names.append(name)
+            columns.append(column)
+    return names, np.column_stack(columns)
+
+
+def _entities(names: Sequence[str] | dict[str, Any]) -> dict[str, str]:
+    """Groups as BIDS can name them: letters and digits, each another."""
+    made: dict[str, str] = {}
+    for name in names:
+        plain = re.sub("[^A-Za-z0-9]", "", name) or "group"
+        made[name] = plain if plain not in made.values() else f"{plain}{len(made)}"
+    return made
+
+
+def _group(write: Writer, name: str, entity: str, found: stats.Moments) -> dict[str, Any]:
+    said = {"Group": name, "People": found.n}
+    files = [write.write("mean", found.mean, said, group=entity)]
+    files.append(write.write("sd", np.sqrt(found.variance), said, group=entity))
+    return {"People": found.n, "Files": files}
+
+
+def _contrast(write: Writer, task: Contrast, groups: Sequence[stats.Moments], seed: int) -> dict[str, Any]:
+    """Welch's t and Cohen's d, the linear model with covariates, and its p corrected for all voxels."""
+    stack = write.loaded.stack
+    model = stats.LeastSquares(task.nuisance.shape[1] + 1, stack.n_voxels)
+    for row, x, values in zip(task.nuisance, task.first, stack.rows(task.people.tolist()), strict=True):
+        model.add([*row, x], values)
+    test = model.test(np.eye(len(model.triangle))[-1])[1]
+    largest = stats.max_statistic(
+        stack.chunks(task.people.tolist()), task.first, task.nuisance, permutations=PERMUTATIONS, seed=seed
+    )
+    corrected = stats.corrected_p(test.t, largest)
+    simple = stats.welch(*groups)
+    entry = _described(task, groups, test, simple, corrected, largest) | {"RandomSeed": seed}
+    values = {"t": test.t, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
+    files = {kind: write.write(kind, found, entry, contrast=task.entity) for kind, found in values.items()}
+    return entry | {"Files": files}
+
+
+def _described(
+    task: Contrast,
+    groups: Sequence[stats.Moments],
+    test: stats.Test,
+    simple: stats.Test,
+    corrected: NDArray,
+    largest: NDArray,
+) -> dict[str, Any]:
+    """The contrast as JSON: people, model, thresholds, and how many voxels pass each."""
+    from scipy.stats import t as student
+
+    known = np.isfinite(test.p)
+    n, dof = int(known.sum()), float(test.dof[0])
+    rates = adjust(test.p[known])
+    return {
+        "Contrast": f"{task.pair[0]} minus {task.pair[1]}",
+        "People": {name: group.n for name, group in zip(task.pair, groups, strict=True)},
+        "Model": " + ".join(["gap ~ group", *task.covariates]),
+        "Covariates": task.covariates,
+        "DoF": dof,
+        "Alpha": ALPHA,
+        "Permutations": PERMUTATIONS,
+        "ThresholdT": {
+            "Bonferroni": number(float(student.isf(ALPHA / max(n, 1) / 2, dof))),
+            "Permutation": number(float(np.quantile(largest, 1 - ALPHA, method="higher"))),
+        },
+        "SignificantVoxels": {
+            "Bonferroni": int((test.p[known] * n <= ALPHA).sum()),
+            "Permutation": int((corrected[known] <= ALPHA).sum()),
+            "FalseDiscoveryRate": int((rates <= ALPHA).sum()),
+            "WelchBonferroni": int((simple.p[known] * n <= ALPHA).sum()),
+        },
+        "HedgesFactor": number(stats.hedges_factor(groups[0].n + groups[1].n - 2)),
+        "LargestT": number(float(test.t[known][np.abs(test.t[known]).argmax()])) if n else None,
+    }
+
+
+def _reliability(write: Writer, sessions: Sequence[Unit], maps: Maps) -> tuple[dict[str, Any] | None, list[str]]:
+    """ICC over the sessions of people, or over their scans where nobody has two sessions; and what stood against it."""
+    kind, measured = _measurements(sessions, maps)
+    if not measured:
+        return None, []
+    k = min(len(units) for units in measured.values())
+    notes: list[str] = []
+
+    def each() -> Iterator[NDArray[np.float64]]:
+        mask, grid = write.loaded.stack.mask, write.loaded.stack.grid
+        for units in measured.values():
+            try:
+                yield np.stack([gap_of(unit, maps, grid)[mask].astype(float) for unit in units[:k]])
+            except ScanError as error:
+                notes.append(f"reliability: {error}")
+
+    if len(measured) < FEWEST_RELIABLE:
+        return None, [f"reliability: {len(measured)} people with two {kind}s, {FEWEST_RELIABLE} are needed"]
+    try:
+        found = stats.icc(each())
+    except ValueError as error:
+        return None, [*notes, f"reliability: {error}"]
+    known = found.agreement[np.isfinite(found.agreement)]
+    entry: dict[str, Any] = {"People": found.n_people, "Measurements": found.n_sessions, "Measurement": kind}
+    entry["Median"] = number(float(np.median(known))) if len(known) else None
+    entry["Quartiles"] = [number(q) for q in np.percentile(known, (25, 75))] if len(known) else [None, None]
+    files = [write.write("icc", found.agreement, entry), write.write("icc3", found.consistency, entry)]
+    return entry | {"Files": files}, notes
+
+
+def _measurements(sessions: Sequence[Unit], maps: Maps) -> tuple[str, dict[str, list[Unit]]]:
+    """Units of people who were measured twice or more, by person, and what counts as a measurement."""
+    there = [unit._replace(scans=tuple(stem for stem in unit.scans if stem in maps.paths)) for unit in sessions]
+    by_session = _repeated([unit for unit in there if unit.scans])
+    if by_session:
+        return "session", by_session
+    return "scan", _repeated([unit._replace(scans=(stem,)) for unit in there for stem in unit.scans])
+
+
+def _repeated(units: Sequence[Unit]) -> dict[str, list[Unit]]:
+    of_person: dict[str, list[Unit]] = {}
+    for unit in units:
+        of_person.setdefault(unit.participant, []).append(unit)
+    return {person: several for person, several in of_person.items() if len(several) > 1}
