@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
@@ -56,6 +57,17 @@ def group_file(kind: str, out_dir: Path, **entities: str) -> tuple[Path, dict[st
     """Where a result of the group level belongs, and what its sidecar says of it at least."""
     entry = _table()["group"][kind]
     return Path(out_dir) / entry["name"].format(**entities), dict(entry["metadata"])
+
+
+def entity(text: str) -> str:
+    """A text as the value of a BIDS entity: its letters and digits.
+
+    Examples
+    --------
+    >>> entity("early MCI (2)")
+    'earlyMCI2'
+    """
+    return re.sub("[^A-Za-z0-9]", "", text) or "unnamed"
 
 
 def group_kinds() -> tuple[str, ...]:

@@ -199,7 +199,7 @@ class LeastSquares:
 def max_statistic(
     chunks: Iterable[ArrayLike], tested: ArrayLike, nuisance: ArrayLike, *, permutations: int = 1000, seed: int = 0
 ) -> Array:
-    """Largest \\|t\\| over all voxels under permutation of people (Freedman & Lane 1983; Winkler et al. 2014).
+    r"""Largest \|t\| over all voxels under permutation of people (Freedman & Lane 1983; Winkler et al. 2014).
 
     The residuals of the model of nuisance alone are permuted, and the full model is fitted to them again (what that
     model explained would drop out of it). Its two-sided p is corrected for all voxels at once, whatever their
@@ -256,7 +256,7 @@ def _largest(residual: NDArray[np.float32], weights: NDArray[np.float32], orders
 
 
 def corrected_p(t: ArrayLike, largest: ArrayLike) -> Array:
-    """P corrected for all voxels: the share of permutations whose largest \\|t\\| reaches that of the voxel.
+    r"""P corrected for all voxels: the share of permutations whose largest \|t\| reaches that of the voxel.
 
     The data as they are count as one permutation, so that no p is 0 (Phipson & Smyth 2010). ``nan`` where t is.
     """

@@ -66,7 +66,7 @@ def per_person(scans: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
 
 
 def used_scans(scans: pd.DataFrame, row: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The scans that are averaged, shape (n_scans,): usable, and one an acquisition; ``row`` as :func:`per_person` gives."""
+    """The scans that are averaged, (n_scans,): usable, one an acquisition; ``row`` as from :func:`per_person`."""
     usable = np.isfinite(scans["brain_age"].to_numpy()) & ~has_flag(scans["flags"], UNUSABLE)
     candidates = scans[["acquisition", "scan"]].assign(row=row, variant=has_flag(scans["flags"], REC_VARIANT))
     candidates = candidates.reset_index(drop=True)[usable].sort_values(["variant", "scan"], kind="stable")

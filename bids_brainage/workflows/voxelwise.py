@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bids_brainage.bids.outputs import group_file, sidecar_of
+from bids_brainage.bids.outputs import entity, group_file, sidecar_of
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import write_json
 from bids_brainage.image.io import save
 from bids_brainage.stats import voxelwise as stats
 from bids_brainage.stats.groups import adjust
-from bids_brainage.workflows.maps import Loaded, Maps, Unit, gap_of, load, units_of
+from bids_brainage.workflows.maps import Loaded, Maps, Unit, gap_of, units_of
 from bids_brainage.workflows.summary import SMALLEST_GROUP, group_label, number
 
 if TYPE_CHECKING:
@@ -38,6 +37,11 @@ class Cohort(NamedTuple):
     groups: NDArray[np.object_]
     sex: NDArray[np.object_]
     sessions: list[Unit]
+
+    def rows_of(self, units: Sequence[Unit]) -> list[int]:
+        """Rows of some of its units."""
+        place = {unit.row: i for i, unit in enumerate(self.units)}
+        return [place[unit.row] for unit in units]
 
 
 class Writer(NamedTuple):
@@ -72,42 +76,38 @@ def cohort_of(
     return Cohort(units, np.array(labels, dtype=object), people["sex"].to_numpy(dtype=object)[rows], sessions)
 
 
-def voxelwise(out_dir: Path, model: str, maps: Maps, cohort: Cohort, seed: int) -> dict[str, Any]:
-    """Write the maps of the group level for one model, and say in JSON what they are.
-
-    Raises
-    ------
-    ScanError
-        Where no map can be read.
-    """
-    loaded = load(cohort.units, maps, out_dir)
-    place = {unit.row: i for i, unit in enumerate(cohort.units)}
-    kept = [place[unit.row] for unit in loaded.units]
-    labels, sex = cohort.groups[kept], cohort.sex[kept]
-    age = np.array([unit.age for unit in loaded.units])
-    write = Writer(out_dir, model, loaded, maps.space)
-    notes = list(loaded.notes)
-    members = {name: np.flatnonzero(labels == name) for name in sorted(set(labels))}
-    small = {name: len(who) for name, who in members.items() if len(who) < SMALLEST_GROUP}
-    notes += [f"group {name}: {n} people with maps, at least {SMALLEST_GROUP} are needed" for name, n in small.items()]
-    members = {name: who for name, who in members.items() if name not in small}
+def voxelwise(write: Writer, cohort: Cohort, maps: Maps, seed: int) -> dict[str, Any]:
+    """Write the maps of the group level for one model, and say in JSON what they are."""
+    loaded = write.loaded
+    members, notes = _members(loaded, cohort)
+    kept = cohort.rows_of(loaded.units)
+    age, sex = np.array([unit.age for unit in loaded.units]), cohort.sex[kept]
     entities = _entities(members)
-    moments = {name: stats.moments(loaded.stack.rows(who)) for name, who in members.items()}
+    moments = {name: stats.moments(loaded.stack.rows(who.tolist())) for name, who in members.items()}
     entry: dict[str, Any] = {"Space": maps.space, "Of": "local brain age minus age", "People": len(loaded.units)}
     entry["Voxels"] = loaded.stack.n_voxels
     entry["Groups"] = {name: _group(write, name, entities[name], moments[name]) for name in members}
     entry["Contrasts"] = []
     for pair in combinations(members, 2):
-        both = np.concatenate([members[name] for name in pair])
-        names, nuisance = covariates(age[both], sex[both])
-        first = (labels[both] == pair[0]).astype(float)
-        if np.linalg.matrix_rank(np.column_stack([nuisance, first])) <= nuisance.shape[1]:
-            notes.append(f"{pair[0]} and {pair[1]}: do not differ but by {', '.join(names)}; not compared")
+        task = _task(pair, members, entities, age, sex)
+        if task is None:
+            notes.append(f"{pair[0]} and {pair[1]}: cannot be told apart from their covariates; not compared")
             continue
-        task = Contrast(pair, f"{entities[pair[0]]}v{entities[pair[1]]}", both, first, names, nuisance)
         entry["Contrasts"].append(_contrast(write, task, [moments[name] for name in pair], seed))
     entry["Reliability"], more = _reliability(write, cohort.sessions, maps)
     return entry | {"Notes": notes + more, "DamagedMaps": list(loaded.damaged)}
+
+
+def _members(loaded: Loaded, cohort: Cohort) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Rows of the stack by group, of groups that are large enough; and notes on all others."""
+    labels = cohort.groups[cohort.rows_of(loaded.units)]
+    members = {str(name): np.flatnonzero(labels == name) for name in sorted(set(cohort.groups))}
+    notes = list(loaded.notes)
+    for name, who in list(members.items()):
+        if len(who) < SMALLEST_GROUP:
+            notes.append(f"group {name}: {len(who)} people with maps, at least {SMALLEST_GROUP} are needed")
+            del members[name]
+    return members, notes
 
 
 class Contrast(NamedTuple):
@@ -119,6 +119,23 @@ class Contrast(NamedTuple):
     first: NDArray[np.float64]
     covariates: list[str]
     nuisance: NDArray[np.float64]
+
+
+def _task(
+    pair: tuple[str, str],
+    members: dict[str, NDArray[np.int64]],
+    entities: dict[str, str],
+    age: NDArray[np.float64],
+    sex: NDArray[np.object_],
+) -> Contrast | None:
+    """The contrast of a pair; ``None`` where the covariates alone tell the groups apart, or people are too few."""
+    both = np.concatenate([members[name] for name in pair])
+    names, nuisance = covariates(age[both], sex[both])
+    first = (np.arange(len(both)) < len(members[pair[0]])).astype(float)
+    columns = nuisance.shape[1] + 1
+    if np.linalg.matrix_rank(np.column_stack([nuisance, first])) < columns or len(both) <= columns:
+        return None
+    return Contrast(pair, f"{entities[pair[0]]}v{entities[pair[1]]}", both, first, names, nuisance)
 
 
 def covariates(age: NDArray[np.float64], sex: NDArray[np.object_]) -> tuple[list[str], NDArray[np.float64]]:
@@ -141,7 +158,7 @@ def _entities(names: Sequence[str] | dict[str, Any]) -> dict[str, str]:
     """Groups as BIDS can name them: letters and digits, each another."""
     made: dict[str, str] = {}
     for name in names:
-        plain = re.sub("[^A-Za-z0-9]", "", name) or "group"
+        plain = entity(name)
         made[name] = plain if plain not in made.values() else f"{plain}{len(made)}"
     return made
 

@@ -54,9 +54,9 @@ def test_what_is_no_atlas_is_refused_in_one_line(tmp_path, data, table, words):
 def test_an_atlas_without_table_or_image_is_refused(tmp_path):
     path = write_atlas(tmp_path, two_halves())
     (tmp_path / "made.tsv").unlink()
-    with pytest.raises(UsageError, match=r"made.tsv: cannot be read \(No such file"):
+    with pytest.raises(UsageError, match=r"made\.tsv: cannot be read \(No such file"):
         read_labels(path)
-    with pytest.raises(UsageError, match="none.nii.gz: cannot be read"):
+    with pytest.raises(UsageError, match=r"none\.nii\.gz: cannot be read"):
         read_labels(tmp_path / "none.nii.gz")
 
 

@@ -63,9 +63,9 @@ def test_a_map_on_another_grid_or_without_values_is_named(tmp_path):
     moved = save(tmp_path / "moved.nii.gz", np.ones(GRID.shape, np.float32), np.eye(4))
     blank = save(tmp_path / "blank.nii.gz", np.zeros(GRID.shape, np.float32), GRID.affine)
     assert np.array_equal(read_map(good, GRID).data, np.ones(GRID.shape))
-    with pytest.raises(ScanError, match="moved.nii.gz: lies on another grid"):
+    with pytest.raises(ScanError, match=r"moved\.nii\.gz: lies on another grid"):
         read_map(moved, GRID)
-    with pytest.raises(ScanError, match="blank.nii.gz: holds no value"):
+    with pytest.raises(ScanError, match=r"blank\.nii\.gz: holds no value"):
         read_map(blank, GRID)
 
 
