@@ -74,10 +74,14 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"{flag_name(name)} {value}: must be at least 1")
-    for name in ("bids_filter_file", "phenotype", "plugin_file"):
+    for name in ("bids_filter_file", "phenotype", "atlas", "plugin_file"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
             raise UsageError(f"{flag_name(name)} {path}: there is no such file")
+    if (options.atlas is None) != (options.atlas_space is None):
+        raise UsageError(
+            "--atlas and --atlas-space: one is given without the other; give the file and its template space"
+        )
     if options.models_dir is not None and not options.models_dir.is_dir():
         raise UsageError(f"--models-dir {options.models_dir}: there is no such folder")
     _check_folders(options)
@@ -125,6 +129,14 @@ def models_home() -> Path | None:
     return Path(home) if home else None
 
 
+def cache_dir() -> Path:
+    """Where transforms between templates are kept: below ``BIDS_BRAINAGE_HOME``, else in the user's cache folder."""
+    home = models_home()
+    if home is not None:
+        return home / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "bids-brainage"  # noqa: PTH111
+
+
 def start_log(verbose: bool) -> None:
     """One handler on standard error for the app's own lines."""
     handler = logging.StreamHandler()
@@ -138,6 +150,7 @@ def run(options: Options) -> int:
     """Run one level; returns the exit code."""
     if options.level == "group":
         from bids_brainage.workflows.group import run_group
+        from bids_brainage.workflows.local import AtlasChoice
 
         result = run_group(
             options.out_dir,
@@ -146,6 +159,9 @@ def run(options: Options) -> int:
             controls=options.controls,
             seed=options.random_seed,
             participant_label=options.participant_label,
+            atlas=AtlasChoice(options.atlas, options.atlas_space, cache_dir())
+            if options.atlas and options.atlas_space
+            else None,
         )
         return result.exit_code
     from bids_brainage.workflows.run import run_participant

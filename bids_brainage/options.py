@@ -76,6 +76,13 @@ class Options:
         "Group level",
         metavar="QUERY",
     )
+    atlas: Path | None = option(
+        None,
+        "label image (NAME.nii.gz with NAME.tsv: index, name) for regions of local brain age",
+        "Group level",
+        metavar="FILE",
+    )
+    atlas_space: str | None = option(None, "template space of --atlas", "Group level", metavar="NAME")
 
     work_dir: Path | None = option(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
@@ -60,6 +61,28 @@ def path_for(scan: Scan, artefact: str, out_dir: Path, template: str) -> Path:
     if entry.get("folder") == "figures":
         return Path(out_dir) / f"sub-{scan.subject}" / "figures" / name
     return Path(out_dir) / _folder(scan) / name
+
+
+def group_file(kind: str, out_dir: Path, **entities: str) -> tuple[Path, dict[str, Any]]:
+    """Where a result of the group level belongs, and what its sidecar says of it at least."""
+    entry = _table()["group"][kind]
+    return Path(out_dir) / entry["name"].format(**entities), dict(entry["metadata"])
+
+
+def entity(text: str) -> str:
+    """A text as the value of a BIDS entity: its letters and digits.
+
+    Examples
+    --------
+    >>> entity("early MCI (2)")
+    'earlyMCI2'
+    """
+    return re.sub("[^A-Za-z0-9]", "", text) or "unnamed"
+
+
+def group_kinds() -> tuple[str, ...]:
+    """Kinds of :func:`group_file`."""
+    return tuple(_table()["group"])
 
 
 def _folder(scan: Scan) -> str:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from bids_brainage.core.bundle import load as load_bundle
 from bids_brainage.core.errors import BundleError
 from bids_brainage.image.io import Grid, Volume
-from bids_brainage.image.register import WORKING_MM, Channels, align, displacement
+from bids_brainage.image.register import WORKING_MM, align, displacement, template_brain
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.image.template import template as load_template
 
@@ -80,9 +80,8 @@ def template_points(xfm_inverse: Path, inside: Volume, template: str = DEFAULT) 
 def _to_default(points: NDArray[np.float64], template: str) -> NDArray[np.float64]:
     """Carry points of another template to the default one, by registering the two."""
     other, default = load_template(template, WORKING_MM), load_template(DEFAULT, WORKING_MM)
-    brain = Channels(*(Volume(part * other.mask, other.grid.affine) for part in (other.t1w, other.gm, other.wm)))
     with tempfile.TemporaryDirectory() as scratch:
-        field = displacement(align(default, brain, Path(scratch))[1], other.grid)
+        field = displacement(align(default, template_brain(other), Path(scratch))[1], other.grid)
     to_voxel = np.linalg.inv(other.grid.affine)
     where = (points @ to_voxel[:3, :3].T + to_voxel[:3, 3]).T
     moved = [ndimage.map_coordinates(field[..., axis], where, order=1, mode="nearest") for axis in range(3)]

@@ -148,6 +148,12 @@ def channels(scan: Volume, mask: NDArray[np.bool_], posteriors: Volume) -> Chann
     return Channels(*(Volume(part.astype(np.float32), grid.affine) for part in (brain, grey, white)))
 
 
+def template_brain(template: Template) -> Channels:
+    """A template's brain as the moving image of a registration to another."""
+    parts = (template.t1w, template.gm, template.wm)
+    return Channels(*(Volume(part * template.mask, template.grid.affine) for part in parts))
+
+
 def cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
     """The part of a volume within a box of voxels, at its place in the world."""
     return Volume(volume.data[box], shifted(volume.affine, [part.start for part in box]))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_brainage.core.files import write_text
+from bids_brainage.reports.local import sections as local_sections
 from bids_brainage.reports.plots import model_plots
 from bids_brainage.reports.style import Banner, Section, environment, page
 
@@ -60,17 +61,18 @@ def write_report(path: Path, people: pd.DataFrame, summary: Mapping[str, Any]) -
     summary : mapping
         The content of ``group_summary.json``.
     """
-    return write_text(path, render(people, summary))
+    return write_text(path, render(people, summary, path.parent))
 
 
-def render(people: pd.DataFrame, summary: Mapping[str, Any]) -> str:
-    """The report as HTML; its size does not grow with the number of people."""
+def render(people: pd.DataFrame, summary: Mapping[str, Any], out_dir: Path) -> str:
+    """The report as HTML; its size does not grow with the number of people. Maps are read from ``out_dir``."""
     parts: Any = environment().get_template("group.html.j2").module
     sections = []
     for index, (model, entry) in enumerate(summary["Models"].items()):
         rows = people[(people["model"] == model).to_numpy()]
         plots = model_plots(rows, groups(rows, summary), entry["Corrections"]["delange"])
         sections.append(Section(f"model-{index}", f"Model {model}", parts.model(entry, plots)))
+    sections += local_sections(out_dir, summary["LocalBrainAge"])
     columns, rows_shown = _table(people, summary)
     sections += [
         Section("people", "People", parts.table(rows_shown, columns, len(people), TABLE)),

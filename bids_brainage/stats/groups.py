@@ -195,8 +195,8 @@ def games_howell(groups: Mapping[str, ArrayLike]) -> tuple[Pair, ...]:
     return tuple(Pair(str(a), str(b), *map(float, numbers)) for a, b, *numbers in columns)
 
 
-def adjust(p: ArrayLike, method: Literal["fdr_bh", "bonferroni"] = "fdr_bh") -> Array:
-    """P values adjusted for their number, shape (n,), by Benjamini-Hochberg or Bonferroni."""
+def adjust(p: ArrayLike, method: Literal["fdr_bh", "bonferroni", "holm"] = "fdr_bh") -> Array:
+    """P values adjusted for their number, shape (n,), by Benjamini-Hochberg, Bonferroni or Holm."""
     from statsmodels.stats.multitest import multipletests
 
     values = np.asarray(p, float)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from bids_brainage.workflows.local import AtlasChoice
     from bids_brainage.workflows.people import Fits
 
 LOG = logging.getLogger("bids_brainage")
@@ -24,7 +25,7 @@ SCANS_TSV, PARTICIPANTS_TSV, SUMMARY_JSON = "group_scans.tsv", "group_participan
 
 
 class GroupResult(NamedTuple):
-    """What the group level wrote; ``exit_code`` is 1 where a table was ``damaged`` and left out, else 0."""
+    """What the group level wrote; ``exit_code`` is 1 where a table or map was ``damaged`` and left out, else 0."""
 
     exit_code: int
     scans: Path
@@ -42,8 +43,9 @@ def run_group(
     controls: str | None = None,
     seed: int = 0,
     participant_label: Collection[str] = (),
+    atlas: AtlasChoice | None = None,
 ) -> GroupResult:
-    """Group level, from the derivatives alone; no image is read. The same input gives the same bytes.
+    """Group level, from the derivatives alone; the only images read are maps. The same input gives the same bytes.
 
     Parameters
     ----------
@@ -59,13 +61,17 @@ def run_group(
         Of the folds and the bootstrap.
     participant_label : collection of str
         Only these participants.
+    atlas : AtlasChoice, optional
+        Further regions for the maps of local brain age.
 
     Raises
     ------
     UsageError
-        Where there is no table of brain ages, a table of the dataset is malformed, or the query cannot be used.
+        Where there is no table of brain ages, the atlas cannot be used,
+        a table of the dataset is malformed, or the query cannot be used.
     """
     from bids_brainage.reports.group import write_report
+    from bids_brainage.workflows.local import local_statistics
     from bids_brainage.workflows.people import correct, per_person
     from bids_brainage.workflows.tables import PEOPLE, described
 
@@ -80,12 +86,14 @@ def run_group(
     fits = correct(scans, people, row, people["correction_control"].to_numpy(dtype=bool), seed)
     people = people[[*PEOPLE, *given]]
     content = _content(collected, people, fits, controls, seed)
+    local = local_statistics(out_dir, scans, people, row, content["GroupingColumn"], seed, atlas)
+    content["LocalBrainAge"] = local
     _write_tables(out_dir, scans, people, content, described(given, bids_dir, phenotype))
     report = write_report(out_dir / "group.html", people, content)
     _say(content)
     scans_tsv, participants_tsv, summary_json = (out_dir / name for name in (SCANS_TSV, PARTICIPANTS_TSV, SUMMARY_JSON))
-    code = 1 if collected.damaged else 0
-    return GroupResult(code, scans_tsv, participants_tsv, summary_json, report, collected.damaged)
+    damaged = (*collected.damaged, *(line for entry in local.values() for line in entry["DamagedMaps"]))
+    return GroupResult(1 if damaged else 0, scans_tsv, participants_tsv, summary_json, report, damaged)
 
 
 def _content(collected: Collected, people: pd.DataFrame, fits: Fits, query: str | None, seed: int) -> dict[str, Any]:
@@ -187,3 +195,16 @@ def _say(content: dict[str, Any]) -> None:
         )
         for warning in entry["Warnings"]:
             LOG.warning("%s: %s", model, warning["Text"])
+    for model, entry in content["LocalBrainAge"].items():
+        _say_local(model, entry)
+
+
+def _say_local(model: str, entry: dict[str, Any]) -> None:
+    """What became of the maps of a model, in a few lines."""
+    for line in entry["DamagedMaps"][:SHOWN_DAMAGED]:
+        LOG.error("left out: %s", line)
+    for note in entry["Notes"][:SHOWN_DAMAGED]:
+        LOG.warning("%s: %s", model, note)
+    for contrast in entry["Contrasts"]:
+        n = contrast["SignificantVoxels"]["Permutation"]
+        LOG.info("%s: %s: %d of %d voxels at corrected p < 0.05", model, contrast["Contrast"], n, entry["Voxels"])

@@ -50,7 +50,7 @@ def per_person(scans: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     row = np.asarray(scans.groupby(KEYS, sort=True, observed=True).ngroup(), dtype=np.int64)
     first = np.unique(row, return_index=True)[1]
     people = scans.iloc[first][KEYS].reset_index(drop=True).astype(object)
-    used = _used(scans, row)
+    used = used_scans(scans, row)
     n = len(people)
     people["n_scans"] = np.bincount(row[used], minlength=n)
     for name in AVERAGED:
@@ -65,8 +65,8 @@ def per_person(scans: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     return people, row
 
 
-def _used(scans: pd.DataFrame, row: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The scans that are averaged: usable, and one an acquisition."""
+def used_scans(scans: pd.DataFrame, row: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The scans that are averaged, (n_scans,): usable, one an acquisition; ``row`` as from :func:`per_person`."""
     usable = np.isfinite(scans["brain_age"].to_numpy()) & ~has_flag(scans["flags"], UNUSABLE)
     candidates = scans[["acquisition", "scan"]].assign(row=row, variant=has_flag(scans["flags"], REC_VARIANT))
     candidates = candidates.reset_index(drop=True)[usable].sort_values(["variant", "scan"], kind="stable")

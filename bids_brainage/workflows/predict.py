@@ -12,7 +12,7 @@ from bids_brainage.core.bundle import load
 from bids_brainage.core.quality import Measure, judged
 from bids_brainage.core.quality import flags as raised
 from bids_brainage.core.types import Age, Prediction, Scan
-from bids_brainage.workflows.voxelwise import voxelwise
+from bids_brainage.workflows.scan_maps import voxelwise
 
 if TYPE_CHECKING:
     from bids_brainage.models.base import Contribution

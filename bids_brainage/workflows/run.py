@@ -126,7 +126,7 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
     """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete)."""
     from bids_brainage.image.template import template_digest
     from bids_brainage.workflows.participant import made_by, plan
-    from bids_brainage.workflows.voxelwise import promised
+    from bids_brainage.workflows.scan_maps import promised
 
     digest = template_digest(options.template)
     jobs = []

@@ -1,163 +1,271 @@
-"""From a model's maps to files: ages, gaps and their correction, means over the MUSE regions, and a picture."""
+"""Voxelwise statistics of local gaps: groups and their differences, and reliability. One value a person and voxel."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bids_brainage.bids.outputs import sidecar_of
-from bids_brainage.bids.tables import write_tsv
-from bids_brainage.core.bundle import Bundle
-from bids_brainage.core.errors import BundleError
+from bids_brainage.bids.outputs import entity, group_file, sidecar_of
+from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import write_json
-from bids_brainage.core.types import Age, Prediction, VoxelMaps
-from bids_brainage.image.template import DEFAULT
+from bids_brainage.image.io import save
+from bids_brainage.stats import voxelwise as stats
+from bids_brainage.stats.groups import adjust
+from bids_brainage.workflows.maps import Loaded, Maps, Unit, gap_of, units_of
+from bids_brainage.workflows.summary import SMALLEST_GROUP, group_label, number
 
 if TYPE_CHECKING:
-    from bids_brainage.models.base import Model
-    from bids_brainage.stats.voxel_bins import VoxelBins
+    import pandas as pd
+    from numpy.typing import NDArray
 
-KINDS = {
-    "age": "brainage_map",
-    "sd": "brainage_sd_map",
-    "gap": "brainage_gap_map",
-    "gap_corrected": "brainage_gap_corrected_map",
-}
-REGIONS, FIGURE = "brainage_regions", "brainage_map_figure"
-COLUMNS = {
-    "brain_age": "age",
-    "gap": "gap",
-    "gap_corrected": "gap_corrected",
-    "uncertainty": "sd",
-}
-
-Maps = Mapping[str, NDArray[np.float32]]
+PERMUTATIONS = 1000
+ALPHA = 0.05
+FEWEST_RELIABLE = 5
 
 
-class Voxelwise(NamedTuple):
-    """Files by artefact name (``<kind>:<model>``), and flags."""
+class Cohort(NamedTuple):
+    """What is known of the people of a model, a row each: unit of the first session, group and sex (empty if unknown).
 
-    files: Mapping[str, Path]
-    flags: tuple[str, ...] = ()
-
-
-def promised(bundle: Bundle, age: Age) -> tuple[str, ...]:
-    """Names of the artefacts that :func:`voxelwise` makes of a bundle's maps.
-
-    Raises
-    ------
-    BundleError
-        Where the model's name cannot stand in the name of a file, or its maps are not in the space of the atlas.
+    ``sessions`` has all sessions of all people; ``notes`` who was left out, and why.
     """
-    given = tuple(bundle.card.get("maps", ()))
-    if not given:
-        return ()
-    if not bundle.name.isalnum():
-        raise BundleError(
-            f"{bundle.folder}: the name {bundle.name!r} stands in names of files; rename it, letters and digits alone"
-        )
-    if bundle.card.get("template") != DEFAULT:
-        raise BundleError(
-            f"{bundle.folder}: its maps are not in {DEFAULT}, where the regions are known; train it there"
-        )
-    kinds = [name for name in KINDS if name in given or (name == "gap" and age.years is not None)]
-    known = [KINDS[name] for name in kinds if name != "gap_corrected" or age.years is not None]
-    return tuple(f"{kind}:{bundle.name}" for kind in (*known, REGIONS, FIGURE))
+
+    units: list[Unit]
+    groups: NDArray[np.object_]
+    sex: NDArray[np.object_]
+    sessions: list[Unit]
+
+    def rows_of(self, units: Sequence[Unit]) -> list[int]:
+        """Rows of some of its units."""
+        place = {unit.row: i for i, unit in enumerate(self.units)}
+        return [place[unit.row] for unit in units]
 
 
-def completed(maps: VoxelMaps, age: Age, bins: VoxelBins | None) -> tuple[Maps, tuple[str, ...]]:
-    """All maps that can be made, ``nan`` outside the brain, and flags.
+class Writer(NamedTuple):
+    """Writes maps of one model, each with its sidecar, and keeps their names."""
 
-    Parameters
-    ----------
-    maps : VoxelMaps
-        Of a model, which never sees the age.
-    bins : VoxelBins or None
-        Mean gaps of controls at the voxels that have an age, in C order.
+    out_dir: Path
+    model: str
+    loaded: Loaded
+    space: str
+
+    def write(self, kind: str, values: NDArray, metadata: dict[str, Any], **names: str) -> str:
+        """Write the values of the voxels, (voxels,), as a map; returns its name."""
+        path, content = group_file(kind, self.out_dir, model=self.model, **names)
+        save(path, self.loaded.stack.volume(values), self.loaded.stack.grid.affine)
+        common = {"SpatialReference": self.space, "Voxels": self.loaded.stack.n_voxels, "Outside": "NaN"}
+        write_json(sidecar_of(path), content | common | metadata)
+        return path.name
+
+
+def cohort_of(
+    scans: pd.DataFrame, people: pd.DataFrame, row: NDArray[np.int64], model: str, grouping: str | None
+) -> Cohort:
+    """People of a model with a gap and, where there are groups, a group: each with the first such session."""
+    sessions = units_of(scans, people, row, model)
+    first: dict[str, Unit] = {}
+    for unit in sessions:
+        if grouping is None or people[grouping].notna().iloc[unit.row]:
+            first.setdefault(unit.participant, unit)
+    units = list(first.values())
+    rows = [unit.row for unit in units]
+    labels = [group_label(value) for value in people[grouping].iloc[rows]] if grouping else ["everyone"] * len(rows)
+    return Cohort(units, np.array(labels, dtype=object), people["sex"].to_numpy(dtype=object)[rows], sessions)
+
+
+def voxelwise(write: Writer, cohort: Cohort, maps: Maps, seed: int) -> dict[str, Any]:
+    """Write the maps of the group level for one model, and say in JSON what they are."""
+    loaded = write.loaded
+    members, notes = _members(loaded, cohort)
+    kept = cohort.rows_of(loaded.units)
+    age, sex = np.array([unit.age for unit in loaded.units]), cohort.sex[kept]
+    entities = _entities(members)
+    moments = {name: stats.moments(loaded.stack.rows(who.tolist())) for name, who in members.items()}
+    entry: dict[str, Any] = {"Space": maps.space, "Of": "local brain age minus age", "People": len(loaded.units)}
+    entry["Voxels"] = loaded.stack.n_voxels
+    entry["Groups"] = {name: _group(write, name, entities[name], moments[name]) for name in members}
+    entry["Contrasts"] = []
+    for pair in combinations(members, 2):
+        task = _task(pair, members, entities, age, sex)
+        if task is None:
+            notes.append(f"{pair[0]} and {pair[1]}: cannot be told apart from their covariates; not compared")
+            continue
+        entry["Contrasts"].append(_contrast(write, task, [moments[name] for name in pair], seed))
+    entry["Reliability"], more = _reliability(write, cohort.sessions, maps)
+    return entry | {"Notes": notes + more, "DamagedMaps": list(loaded.damaged)}
+
+
+def _members(loaded: Loaded, cohort: Cohort) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Rows of the stack by group, of groups that are large enough; and notes on all others."""
+    labels = cohort.groups[cohort.rows_of(loaded.units)]
+    members = {str(name): np.flatnonzero(labels == name) for name in sorted(set(cohort.groups))}
+    notes = list(loaded.notes)
+    for name, who in list(members.items()):
+        if len(who) < SMALLEST_GROUP:
+            notes.append(f"group {name}: {len(who)} people with maps, at least {SMALLEST_GROUP} are needed")
+            del members[name]
+    return members, notes
+
+
+class Contrast(NamedTuple):
+    """Two groups to compare: names, entity, rows of the stack, who is of the first (1 or 0), and the covariates."""
+
+    pair: tuple[str, str]
+    entity: str
+    people: NDArray[np.int64]
+    first: NDArray[np.float64]
+    covariates: list[str]
+    nuisance: NDArray[np.float64]
+
+
+def _task(
+    pair: tuple[str, str],
+    members: dict[str, NDArray[np.int64]],
+    entities: dict[str, str],
+    age: NDArray[np.float64],
+    sex: NDArray[np.object_],
+) -> Contrast | None:
+    """The contrast of a pair; ``None`` where the covariates alone tell the groups apart, or people are too few."""
+    both = np.concatenate([members[name] for name in pair])
+    names, nuisance = covariates(age[both], sex[both])
+    first = (np.arange(len(both)) < len(members[pair[0]])).astype(float)
+    columns = nuisance.shape[1] + 1
+    if np.linalg.matrix_rank(np.column_stack([nuisance, first])) < columns or len(both) <= columns:
+        return None
+    return Contrast(pair, f"{entities[pair[0]]}v{entities[pair[1]]}", both, first, names, nuisance)
+
+
+def covariates(age: NDArray[np.float64], sex: NDArray[np.object_]) -> tuple[list[str], NDArray[np.float64]]:
+    """Names of the covariates that tell people apart, and the columns with an intercept first, (people, columns).
+
+    Sex counts where it is known for everyone.
     """
-    from bids_brainage.stats.bias import OUTSIDE
-    from bids_brainage.stats.voxel_bins import correct
-
-    found = {"age": maps.age} | ({} if maps.sd is None else {"sd": maps.sd})
-    if age.years is None:
-        return found, ()
-    found["gap"] = maps.age - np.float32(age.years)
-    if bins is None:
-        return found, ()
-    brain = np.isfinite(maps.age)
-    corrected = correct(bins, found["gap"][brain], age.years)
-    found["gap_corrected"] = np.full_like(maps.age, np.nan)
-    found["gap_corrected"][brain] = corrected.gap
-    return found, (OUTSIDE,) if corrected.outside else ()
+    names, columns = [], [np.ones(len(age))]
+    known = {"age": age - age.mean()}
+    if not (sex == "").any():
+        known["sex"] = np.where(sex == "F", 0.5, -0.5)
+    for name, column in known.items():
+        if np.linalg.matrix_rank(np.column_stack([*columns, column])) > len(columns):
+            names.append(name)
+            columns.append(column)
+    return names, np.column_stack(columns)
 
 
-def voxelwise(
-    model: Model[Any], prediction: Prediction, age: Age, *, atlas: Path | None, template: str, out: Path
-) -> Voxelwise:
-    """Write the maps of one prediction, their means over the MUSE regions, and a picture; nothing where it has none.
-
-    Parameters
-    ----------
-    atlas : Path
-        Bundle of the MUSE atlas.
-    template : str
-        Space of the maps.
-
-    Raises
-    ------
-    BundleError
-        Where the model gives other maps than its card says.
-    """
-    if prediction.maps is None:
-        return Voxelwise({})
-    if atlas is None:
-        raise ValueError(f"model {prediction.model} gives maps: the atlas is needed")
-    from bids_brainage.reports.maps import draw
-
-    maps, flags = completed(prediction.maps, age, model.voxel_bins())
-    name = prediction.model
-    files = {f"{KINDS[kind]}:{name}": _save(out, kind, values, prediction) for kind, values in maps.items()}
-    files[f"{REGIONS}:{name}"] = write_regions(maps, prediction.maps.affine, atlas, out / f"{name}_regions.tsv")
-    files[f"{FIGURE}:{name}"] = draw(maps, prediction, template, out / f"{name}_maps.png")
-    if set(files) != set(promised(model.bundle, age)):
-        raise BundleError(
-            f"{model.bundle.folder}: gives the maps {', '.join(maps)}, not those of its card; train it again"
-        )
-    return Voxelwise(files, flags)
+def _entities(names: Sequence[str] | dict[str, Any]) -> dict[str, str]:
+    """Groups as BIDS can name them: letters and digits, each another."""
+    made: dict[str, str] = {}
+    for name in names:
+        plain = entity(name)
+        made[name] = plain if plain not in made.values() else f"{plain}{len(made)}"
+    return made
 
 
-def _save(out: Path, kind: str, values: NDArray[np.float32], prediction: Prediction) -> Path:
-    """A map in years to two decimals, 0 outside the brain, and what its sidecar must say of the model."""
-    from bids_brainage.image.io import save
-
-    assert prediction.maps is not None  # noqa: S101 - only then there is something to save
-    path = out / f"{prediction.model}_{kind}.nii.gz"
-    write_json(sidecar_of(path), {"Model": prediction.model, "TrainingData": f"{prediction.training_data} people"})
-    return save(path, np.nan_to_num(np.round(values, 2), nan=0.0), prediction.maps.affine, np.float32)
+def _group(write: Writer, name: str, entity: str, found: stats.Moments) -> dict[str, Any]:
+    said = {"Group": name, "People": found.n}
+    files = [write.write("mean", found.mean, said, group=entity)]
+    files.append(write.write("sd", np.sqrt(found.variance), said, group=entity))
+    return {"People": found.n, "Files": files}
 
 
-def write_regions(maps: Maps, affine: NDArray[np.float64], atlas: Path, path: Path) -> Path:
-    """A row a MUSE region: means of each map over its voxels."""
-    from bids_brainage.image import muse
-    from bids_brainage.image.atlas import read_atlas
-    from bids_brainage.image.io import Volume
-    from bids_brainage.image.regions import muse_labels, roi_means
+def _contrast(write: Writer, task: Contrast, groups: Sequence[stats.Moments], seed: int) -> dict[str, Any]:
+    """Welch's t and Cohen's d, the linear model with covariates, and its p corrected for all voxels."""
+    stack = write.loaded.stack
+    model = stats.LeastSquares(task.nuisance.shape[1] + 1, stack.n_voxels)
+    for row, x, values in zip(task.nuisance, task.first, stack.rows(task.people.tolist()), strict=True):
+        model.add([*row, x], values)
+    test = model.test(np.eye(len(model.triangle))[-1])[1]
+    largest = stats.max_statistic(
+        stack.chunks(task.people.tolist()), task.first, task.nuisance, permutations=PERMUTATIONS, seed=seed
+    )
+    corrected = stats.corrected_p(test.t, largest)
+    simple = stats.welch(*groups)
+    entry = _described(task, groups, test, simple, corrected, largest) | {"RandomSeed": seed}
+    values = {"t": test.t, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
+    files = {kind: write.write(kind, found, entry, contrast=task.entity) for kind, found in values.items()}
+    return entry | {"Files": files}
 
-    labels = muse_labels(read_atlas(atlas), Volume(maps["age"], affine).grid)
-    means = {kind: roi_means(values, labels) for kind, values in maps.items()}
-    row_of = {number: row for row, number in enumerate(means["age"].labels.tolist())}
-    rows = []
-    for region in muse.regions():
-        row = row_of.get(region.number)
-        found = {
-            column: math.nan if row is None or kind not in means else round(float(means[kind].means[row]), 2)
-            for column, kind in COLUMNS.items()
-        }
-        count = 0 if row is None else int(means["age"].voxels[row])
-        rows.append({"index": region.number, "name": region.name, **found, "voxels": count})
-    return write_tsv(path, rows, ["index", "name", *COLUMNS, "voxels"])
+
+def _described(
+    task: Contrast,
+    groups: Sequence[stats.Moments],
+    test: stats.Test,
+    simple: stats.Test,
+    corrected: NDArray,
+    largest: NDArray,
+) -> dict[str, Any]:
+    """The contrast as JSON: people, model, thresholds, and how many voxels pass each."""
+    from scipy.stats import t as student
+
+    known = np.isfinite(test.p)
+    n, dof = int(known.sum()), float(test.dof[0])
+    rates = adjust(test.p[known])
+    return {
+        "Contrast": f"{task.pair[0]} minus {task.pair[1]}",
+        "People": {name: group.n for name, group in zip(task.pair, groups, strict=True)},
+        "Model": " + ".join(["gap ~ group", *task.covariates]),
+        "Covariates": task.covariates,
+        "DoF": dof,
+        "Alpha": ALPHA,
+        "Permutations": PERMUTATIONS,
+        "ThresholdT": {
+            "Bonferroni": number(float(student.isf(ALPHA / max(n, 1) / 2, dof))),
+            "Permutation": number(float(np.quantile(largest, 1 - ALPHA, method="higher"))),
+        },
+        "SignificantVoxels": {
+            "Bonferroni": int((test.p[known] * n <= ALPHA).sum()),
+            "Permutation": int((corrected[known] <= ALPHA).sum()),
+            "FalseDiscoveryRate": int((rates <= ALPHA).sum()),
+            "WelchBonferroni": int((simple.p[known] * n <= ALPHA).sum()),
+        },
+        "HedgesFactor": number(stats.hedges_factor(groups[0].n + groups[1].n - 2)),
+        "LargestT": number(float(test.t[known][np.abs(test.t[known]).argmax()])) if n else None,
+    }
+
+
+def _reliability(write: Writer, sessions: Sequence[Unit], maps: Maps) -> tuple[dict[str, Any] | None, list[str]]:
+    """ICC over the sessions of people, or over their scans where nobody has two sessions; and what stood against it."""
+    kind, measured = _measurements(sessions, maps)
+    if not measured:
+        return None, []
+    k = min(len(units) for units in measured.values())
+    notes: list[str] = []
+
+    def each() -> Iterator[NDArray[np.float64]]:
+        mask, grid = write.loaded.stack.mask, write.loaded.stack.grid
+        for units in measured.values():
+            try:
+                yield np.stack([gap_of(unit, maps, grid)[mask].astype(float) for unit in units[:k]])
+            except ScanError as error:
+                notes.append(f"reliability: {error}")
+
+    if len(measured) < FEWEST_RELIABLE:
+        return None, [f"reliability: {len(measured)} people with two {kind}s, {FEWEST_RELIABLE} are needed"]
+    try:
+        found = stats.icc(each())
+    except ValueError as error:
+        return None, [*notes, f"reliability: {error}"]
+    known = found.agreement[np.isfinite(found.agreement)]
+    entry: dict[str, Any] = {"People": found.n_people, "Measurements": found.n_sessions, "Measurement": kind}
+    entry["Median"] = number(float(np.median(known))) if len(known) else None
+    entry["Quartiles"] = [number(q) for q in np.percentile(known, (25, 75))] if len(known) else [None, None]
+    files = [write.write("icc", found.agreement, entry), write.write("icc3", found.consistency, entry)]
+    return entry | {"Files": files}, notes
+
+
+def _measurements(sessions: Sequence[Unit], maps: Maps) -> tuple[str, dict[str, list[Unit]]]:
+    """Units of people who were measured twice or more, by person, and what counts as a measurement."""
+    there = [unit._replace(scans=tuple(stem for stem in unit.scans if stem in maps.paths)) for unit in sessions]
+    by_session = _repeated([unit for unit in there if unit.scans])
+    if by_session:
+        return "session", by_session
+    return "scan", _repeated([unit._replace(scans=(stem,)) for unit in there for stem in unit.scans])
+
+
+def _repeated(units: Sequence[Unit]) -> dict[str, list[Unit]]:
+    of_person: dict[str, list[Unit]] = {}
+    for unit in units:
+        of_person.setdefault(unit.participant, []).append(unit)
+    return {person: several for person, several in of_person.items() if len(several) > 1}

@@ -28,7 +28,7 @@ from bids_brainage.stats.voxel_bins import read_voxel_bins
 from bids_brainage.workflows.node import node
 from bids_brainage.workflows.predict import predict
 from bids_brainage.workflows.run import find_tools, missing, plan_jobs
-from bids_brainage.workflows.voxelwise import completed, promised
+from bids_brainage.workflows.scan_maps import completed, promised
 
 SCAN = Scan(Path("/data/sub-01/anat/sub-01_T1w.nii.gz"), {"sub": "01"}, Age(60.5, ""), "F")
 REST = {"atlas": PACKAGED / "muse-atlas", "template": DEFAULT}

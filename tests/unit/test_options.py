@@ -17,6 +17,7 @@ OPTION_VALUES = {
     "participant_label": ["01", "sub-02"], "session_label": ["pre"], "bids_filter_file": "FILE.json",
     "bids_database_dir": "db", "skip_bids_validation": True, "derivatives": ["fmriprep=/x"], "models": ["roi", "other"],
     "models_dir": "DIR", "template": "MNI152NLin6Asym", "random_seed": 7, "force": True, "phenotype": "FILE.tsv",
+    "atlas": "FILE.json", "atlas_space": "MNI152NLin6Asym",
     "controls": "diagnosis == 'CN'", "work_dir": "w", "nprocs": 3, "omp_nthreads": 2, "mem_mb": 4000, "device": "cpu",
     "nipype_plugin": "Linear", "plugin_file": "FILE.yml", "stop_on_first_crash": True, "clean_workdir": True,
     "dry_run": True, "write_graph": True, "verbose": True,
@@ -84,6 +85,8 @@ def test_a_wrong_toml_file_is_one_line(folder, line, message):
      (["bids/sub", ".", "participant"], "lies inside"), (["bids", "out", "participant", "--nprocs", "0"], "at least 1"),
      (["bids", "out", "participant", "--bids-filter-file", "none.json"], "no such file"),
      (["bids", "out", "group", "--phenotype", "none.tsv"], "no such file"),
+     (["bids", "out", "group", "--atlas", "none.nii.gz", "--atlas-space", "X"], "no such file"),
+     (["bids", "out", "group", "--atlas", "FILE.json"], "without the other"),
      (["bids", "out", "participant", "--models-dir", "none"], "no such folder")],
 )  # fmt: skip
 def test_what_cannot_be_used_is_said_in_one_line_with_exit_code_2(folder, words, message, capsys):

@@ -1,0 +1,165 @@
+"""Voxelwise statistics against scipy, statsmodels and pingouin, and what they must hold whatever the data."""
+
+import numpy as np
+import pandas as pd
+import pingouin
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_ind
+
+from bids_brainage.stats import voxelwise
+from bids_brainage.stats.groups import cohen_d as one_d
+
+SEED = st.integers(0, 2**32 - 1)
+FEW = settings(max_examples=25, deadline=None)
+
+
+def people(seed, n, voxels=4, offset=0.0):
+    rng = np.random.default_rng(seed)
+    return offset + rng.normal(0, rng.uniform(0.1, 9, voxels), (n, voxels))
+
+
+@FEW
+@given(SEED, st.integers(2, 12), st.integers(2, 12), st.sampled_from([0.0, 50.0, -1e7]))
+def test_welch_is_scipy_s(seed, n, m, offset):
+    a, b = people(seed, n, offset=offset), people(seed + 1, m, offset=offset) + 1
+    found = voxelwise.welch(voxelwise.moments(a), voxelwise.moments(b))
+    known = ttest_ind(a, b, equal_var=False)
+    for mine, other in zip(found, (known.statistic, known.df, known.pvalue), strict=True):
+        assert mine == pytest.approx(other, rel=1e-6)
+
+
+@FEW
+@given(SEED, st.integers(3, 9), st.integers(3, 9))
+def test_cohen_d_is_that_of_the_tables(seed, n, m):
+    a, b = people(seed, n), people(seed + 1, m)
+    d = voxelwise.cohen_d(voxelwise.moments(a), voxelwise.moments(b))
+    assert d == pytest.approx([one_d(x, y).value for x, y in zip(a.T, b.T, strict=True)])
+    g = pingouin.compute_effsize(a[:, 0], b[:, 0], eftype="hedges")  # by the approximation 1 - 3 / (4 m - 1)
+    assert d[0] * voxelwise.hedges_factor(n + m - 2) == pytest.approx(g, rel=0.01)
+
+
+def test_hedges_factor_makes_d_unbiased():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, (4, 200_000)), rng.normal(0, 1, (4, 200_000))
+    d = voxelwise.cohen_d(voxelwise.moments(a), voxelwise.moments(b))
+    assert d.mean() > 1.1
+    assert d.mean() * voxelwise.hedges_factor(6) == pytest.approx(1, abs=0.01)
+
+
+@settings(max_examples=6, deadline=None)
+@given(SEED, st.integers(5, 10), st.integers(2, 4))
+def test_icc_is_pingouin_s(seed, n, k):
+    rng = np.random.default_rng(seed)
+    data = 60 + rng.normal(0, 5, (n, 1, 3)) + rng.normal(0, 2, (1, k, 3)) + rng.normal(0, 3, (n, k, 3))
+    found = voxelwise.icc(data)
+    who, session = np.indices((n, k)).reshape(2, -1)
+    for voxel in range(3):
+        long = pd.DataFrame({"who": who, "session": session, "value": data[..., voxel].ravel()})
+        table = pingouin.intraclass_corr(data=long, targets="who", raters="session", ratings="value")
+        value = dict(zip(table["Type"].str.upper(), table["ICC"], strict=True))
+        assert found.agreement[voxel] == pytest.approx(value.get("ICC2", value.get("ICC(A,1)")), abs=1e-6)
+        assert found.consistency[voxel] == pytest.approx(value.get("ICC3", value.get("ICC(C,1)")), abs=1e-6)
+
+
+def test_a_shift_between_sessions_lowers_agreement_alone():
+    data = np.random.default_rng(1).normal(0, 5, (20, 1, 2)) + np.array([0, 10])[None, :, None]
+    found = voxelwise.icc(data)
+    assert found.consistency == pytest.approx(1)
+    assert (found.agreement < 0.6).all()
+
+
+def test_icc_refuses_people_with_fewer_sessions():
+    with pytest.raises(ValueError, match="person 2 has 1 sessions"):
+        voxelwise.icc([np.zeros((2, 3)), np.zeros((1, 3))])
+    with pytest.raises(ValueError, match="two people"):
+        voxelwise.icc([np.zeros((2, 3))])
+
+
+@FEW
+@given(SEED, st.integers(6, 30), st.sampled_from([0.0, 1e6]))
+def test_least_squares_is_statsmodels_in_any_order(seed, n, offset):
+    rng = np.random.default_rng(seed)
+    group, age = np.arange(n) % 2, rng.uniform(20, 80, n)
+    design = np.column_stack([np.ones(n), group, age])
+    y = people(seed, n, offset=offset) + 0.3 * age[:, None]
+    model = voxelwise.LeastSquares(3, y.shape[1])
+    for i in np.argsort(group, kind="stable"):  # one group wholly before the other: singular for a while
+        model.add(design[i], y[i])
+    estimate, found = model.test([0, 1, 0])
+    for voxel in range(y.shape[1]):
+        known = sm.OLS(y[:, voxel], design).fit()
+        assert estimate[voxel] == pytest.approx(known.params[1], rel=1e-5, abs=1e-7)
+        assert found.t[voxel] == pytest.approx(known.tvalues[1], rel=1e-5, abs=1e-7)
+        assert found.p[voxel] == pytest.approx(known.pvalues[1], rel=1e-5)
+        assert found.dof[voxel] == known.df_resid
+
+
+def test_a_confounded_design_is_refused():
+    model = voxelwise.LeastSquares(2, 3)
+    for _ in range(5):
+        model.add([1, 1], np.zeros(3))
+    with pytest.raises(ValueError, match="do not tell"):
+        model.test([0, 1])
+
+
+def fitted(design, y):
+    model = voxelwise.LeastSquares(design.shape[1], y.shape[1])
+    for x, values in zip(design, y, strict=True):
+        model.add(x, values)
+    return model.test(np.eye(design.shape[1])[-1])[1].t
+
+
+@pytest.mark.parametrize("width", [3, 7, 100])
+def test_permutation_begins_with_the_data_and_is_freedman_and_lane_s(width):
+    rng = np.random.default_rng(2)
+    n, tested = 24, np.arange(24) % 2
+    nuisance = np.column_stack([np.ones(n), rng.uniform(20, 80, n)])
+    y = 40 + rng.normal(0, 5, (n, 11)) + 0.2 * nuisance[:, 1:]
+    chunks = [y[:, i : i + width] for i in range(0, 11, width)]
+    found = voxelwise.max_statistic(chunks, tested, nuisance, permutations=20, seed=5)
+    design = np.column_stack([nuisance, tested])
+    explained = nuisance @ np.linalg.lstsq(nuisance, y, rcond=None)[0]
+    draws = np.random.default_rng(5)
+    orders = [np.arange(n), *(draws.permutation(n) for _ in range(20))]
+    for order, value in zip(orders, found, strict=True):
+        # t does not depend on which side of the model the order is undone
+        inverse = np.argsort(order)
+        known = np.abs(fitted(design, explained + (y - explained)[inverse])).max()
+        assert value == pytest.approx(known, rel=1e-4)
+
+
+def test_permutation_keeps_the_family_wise_error_and_finds_what_is_there():
+    rng = np.random.default_rng(3)
+    tested, nuisance = np.arange(30) % 2, np.column_stack([np.ones(30), rng.uniform(20, 80, 30)])
+    wrong = 0
+    for seed in range(200):
+        y = rng.normal(0, 1, (30, 1)) + rng.normal(0, 1, (30, 40))  # correlated voxels
+        largest = voxelwise.max_statistic([y], tested, nuisance, permutations=99, seed=seed)
+        wrong += voxelwise.corrected_p([largest[0]], largest)[0] <= 0.05
+    assert 2 <= wrong <= 20  # of 200, 10 are expected
+    y[:, 7] += 6 * tested
+    largest = voxelwise.max_statistic([y], tested, nuisance, permutations=199)
+    p = voxelwise.corrected_p(fitted(np.column_stack([nuisance, tested]), y), largest)
+    assert p[7] == pytest.approx(1 / 200)
+    assert (np.delete(p, 7) > 0.05).all()
+
+
+def test_voxels_that_do_not_vary_are_no_number_and_no_finding():
+    y = np.random.default_rng(4).normal(0, 1, (12, 3))
+    y[:, 1] = 5.1
+    a, b = voxelwise.moments(y[::2]), voxelwise.moments(y[1::2])
+    assert np.isnan([voxelwise.welch(a, b).t[1], voxelwise.cohen_d(a, b)[1]]).all()
+    assert np.isnan(fitted(np.column_stack([np.ones(12), np.arange(12) % 2]), y)).tolist() == [False, True, False]
+    largest = voxelwise.max_statistic([y], np.arange(12) % 2, np.ones((12, 1)), permutations=9)
+    assert np.isfinite(largest).all()
+    assert np.isnan(voxelwise.corrected_p([np.nan, 1.0], largest)).tolist() == [True, False]
+
+
+def test_no_person_is_refused():
+    with pytest.raises(ValueError, match="no person"):
+        voxelwise.moments([])
+    with pytest.raises(ValueError, match="two people"):
+        voxelwise.welch(voxelwise.moments([np.ones(2)]), voxelwise.moments([np.ones(2)]))
