@@ -183,8 +183,8 @@ def _contrast(write: Writer, task: Contrast, groups: Sequence[stats.Moments], se
     corrected = stats.corrected_p(test.t, largest)
     simple = stats.welch(*groups)
     entry = _described(task, groups, test, simple, corrected, largest) | {"RandomSeed": seed}
-    values = {"t": test.t, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
-    files = {kind: write.write(kind, found, entry, contrast=task.entity) for kind, found in values.items()}
+    maps = {"t": test.t, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
+    files = {kind: write.write(kind, found, entry, contrast=task.entity) for kind, found in maps.items()}
     return entry | {"Files": files}
 
 
