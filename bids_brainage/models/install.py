@@ -127,7 +127,7 @@ def _downloaded(release: Release, place: Path, say: Say) -> Path:
 
 @contextmanager
 def _workshop(place: Path, say: Say) -> Iterator[Path]:
-    """An empty folder below ``place``, two levels under which no bundle is seen, while no other process has one."""
+    """Hold the lock of ``place``; yields an empty folder in it, where a bundle is made ready out of sight."""
     try:
         make_writable(place)
         with _alone(place, say):
@@ -204,8 +204,11 @@ def fits(bundle: Bundle) -> None:
         Where this version has no such architecture, or the files are not what it wants.
     """
     architecture = str(bundle.card["architecture"])
-    if architecture not in READERS:
-        load_model(bundle)
-        return
-    module, _, reader = READERS[architecture].partition(":")
-    getattr(import_module(module), reader)(bundle.folder)
+    try:
+        if architecture not in READERS:
+            load_model(bundle)
+            return
+        module, _, reader = READERS[architecture].partition(":")
+        getattr(import_module(module), reader)(bundle.folder)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{bundle.folder}: not a bundle of the {architecture} architecture ({error!r})") from None

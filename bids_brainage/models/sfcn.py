@@ -105,7 +105,7 @@ class SfcnModel(Model[NDArray[np.float32]]):
         super().__init__(bundle)
         try:
             network = self._read_card()
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BundleError(f"{bundle.folder}: not a bundle of the sfcn architecture ({error!r})") from None
         self.network = fill(network, bundle)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 COLUMNS = {
     "model": "Name of the model bundle",
     "brain_age": "Predicted age in years, not corrected for bias and never clipped",
-    "brain_age_low": "Lower bound of the 90 % prediction interval, in years",
-    "brain_age_high": "Upper bound of the 90 % prediction interval, in years",
+    "brain_age_low": "Lower bound of the 90 % prediction interval, in years; n/a where the model gives none",
+    "brain_age_high": "Upper bound of the 90 % prediction interval, in years; n/a where the model gives none",
     "age": "Chronological age at the scan in years; n/a where it is missing or censored",
     "gap": "brain_age minus age in years (brain-PAD), not corrected for bias; n/a where age is",
     "sex": "F or M as given by the dataset; n/a where it is missing",
@@ -68,16 +68,16 @@ class Predicted(NamedTuple):
 def row(prediction: Prediction, age: Age, sex: str | None, flags: tuple[str, ...]) -> dict[str, Any]:
     """One line of the table; ages to two decimals."""
     years = age.years
-    shown = tuple(dict.fromkeys((*flags, *prediction.flags)))
+    raised_flags = tuple(dict.fromkeys((*flags, *prediction.flags)))
     return {
         "model": prediction.model,
         "brain_age": f"{prediction.brain_age:.2f}",
-        "brain_age_low": f"{prediction.brain_age_low:.2f}",
-        "brain_age_high": f"{prediction.brain_age_high:.2f}",
+        "brain_age_low": shown(prediction.brain_age_low, 2),
+        "brain_age_high": shown(prediction.brain_age_high, 2),
         "age": "n/a" if years is None else f"{years:g}",
         "gap": "n/a" if years is None else f"{prediction.brain_age - years:.2f}",
         "sex": sex or "n/a",
-        "flags": ",".join(shown) or "n/a",
+        "flags": ",".join(raised_flags) or "n/a",
         "note": (age.note or "n/a") if years is None else "n/a",
         "training_data": prediction.training_data,
     }

@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from bids_brainage.bids.tables import read_tsv
 from bids_brainage.core.bundle import load, save
 from bids_brainage.core.errors import BundleError, ScanError
+from bids_brainage.core.types import Age, Scan
 from bids_brainage.image import io
-from bids_brainage.models import sfcn
+from bids_brainage.models import registry, sfcn
 from bids_brainage.models.base import load_model
+from bids_brainage.workflows.participant import plan, scan_workflow
+from bids_brainage.workflows.predict import predict
 
 PUBLISHED = (32, 64, 128, 256, 256, 64)
 SMALL = (2, 3, 4, 5, 6, 4)
@@ -179,7 +183,14 @@ def test_residuals_on_the_card_give_an_interval(tmp_path):
 
 @pytest.mark.parametrize(
     "network",
-    [{}, None, CARD["network"] | {"bins": [82, 42]}, CARD["network"] | {"shape": [32, 64, 33]}, {"channels": "abc"}],
+    [
+        {},
+        None,
+        CARD["network"] | {"bins": [82, 42]},
+        CARD["network"] | {"shape": [32, 64, 33]},
+        {"channels": "abc"},
+        CARD["network"] | {"channels": [2, -3, 4, 5, 6, 4]},
+    ],
 )
 def test_a_card_that_does_not_describe_it_is_refused(tmp_path, network):
     with pytest.raises(BundleError, match="not a bundle of the sfcn architecture"):
@@ -201,3 +212,25 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
     save(folder, CARD)
     with pytest.raises(BundleError, match="not the weights of the architecture sfcn"):
         load_model(load(folder))
+
+
+def test_the_app_writes_its_age_without_an_interval(tmp_path):
+    folder = bundle(tmp_path / "b", made_state())
+    scan = Scan(Path("sub-01_T1w.nii.gz"), {"sub": "01"}, Age(60.0), "F")
+    path = brain(tmp_path / "x.nii.gz")
+    made = predict((folder,), scan, registry.PACKAGED / "normative", out=tmp_path, t1w_mni_affine=path)
+    (found,) = read_tsv(made.brainage)
+    assert (found["brain_age_low"], found["brain_age_high"]) == ("n/a", "n/a")
+    (expected,) = load_model(load(folder)).predict([load_model(load(folder)).prepare({sfcn.SCAN: path})])
+    assert float(found["brain_age"]) == pytest.approx(expected.brain_age, abs=0.006)
+    assert float(found["gap"]) == pytest.approx(expected.brain_age - 60, abs=0.006)
+
+
+def test_the_workflow_gives_it_the_brain_placed_by_the_affine(tmp_path):
+    settings_ = {"preprocessed": False, "template": "MNI152NLin2009aSym", "predict_gb": 2.0}
+    flow = scan_workflow("one", plan({"t1w_mni_affine"}), settings_, 1)
+    edges = [(a.name, b.name, c["connect"]) for a, b, c in flow._graph.edges(data=True)]
+    (given,) = [connect for a, b, connect in edges if (a, b) == ("linear", "predict")]
+    assert given == [("t1w_mni_affine", "t1w_mni_affine")]
+    assert flow.get_node("predict").mem_gb == 2.0
+    assert flow.get_node("publish").mem_gb == 1.5
