@@ -137,8 +137,9 @@ def _closing(
     function, limited = CLOSING[name]
     taken = {a: source for a, source in sources.items() if limited is None or a in limited}
     constants = {a: settings[a] for a in parameters(locate(function)) if settings.get(a) is not None}
-    mem_gb = 3.0 if name == "predict" and "gm_modulated" in sources else 1.5  # a network over whole maps
-    made = node(function, name, mem_gb=mem_gb, artefacts=tuple(taken), constants=constants)
+    heavy = name == "predict" and "gm_modulated" in sources  # a network over whole maps
+    use = {"mem_gb": 3.0, "n_procs": settings.get("threads", 1)} if heavy else {"mem_gb": 1.5, "n_procs": 1}
+    made = node(function, name, artefacts=tuple(taken), constants=constants, **use)
     made.interface._always_run = name == "publish"
     _connect(workflow, made, taken)
     sources |= {field: (made, field) for field in results(locate(function))}
