@@ -34,7 +34,7 @@ from bids_brainage.image.network import has_bfloat16
 from bids_brainage.image.template import Template
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, SEX_CODE, SEX_MISSING, LocalConformal, Model
 from bids_brainage.models.networks.inference import monte_carlo, predict_whole, window_around
-from bids_brainage.models.networks.local_unet import LocalUNet
+from bids_brainage.models.networks.local_unet import UNITS, LocalUNet
 from bids_brainage.stats.voxel_bins import VoxelBins, read_voxel_bins
 
 WEIGHTS, BRAIN, RESIDUALS, BINS = "model.safetensors", "brain.npz", "residuals.tsv", "voxel_bins.safetensors"
@@ -107,6 +107,8 @@ class LocalModel(Model[LocalInputs]):
             raise ValueError(f"its files do not give the maps {', '.join(card['maps'])} of its card")
         if self.age_range is None or self.network.inputs != len(TISSUES) + ("sex" in self.needs):
             raise ValueError("it has no age_range, or its network takes other inputs than it needs")
+        if not 0 <= self.dropped_from < UNITS:
+            raise ValueError(f"dropped_from is {self.dropped_from}, the units are 0 to {UNITS - 1}")
 
     def prepare(self, artefacts: Mapping[str, Any]) -> LocalInputs:
         """Read ``gm_modulated`` and ``wm_modulated`` in the model's window, and keep ``sex``."""

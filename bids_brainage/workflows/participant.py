@@ -140,8 +140,10 @@ def _closing(
     function, limited = CLOSING[name]
     taken = {a: source for a, source in sources.items() if limited is None or a in limited}
     constants = {a: settings[a] for a in parameters(locate(function)) if settings.get(a) is not None}
-    mem_gb = settings.get("predict_gb", CLOSING_GB) if name == "predict" else CLOSING_GB
-    made = node(function, name, mem_gb=mem_gb, artefacts=tuple(taken), constants=constants)
+    use: dict[str, Any] = {"mem_gb": CLOSING_GB, "n_procs": 1}
+    if name == "predict" and settings.get("predict_gb", 0) > CLOSING_GB:  # a network over a whole volume
+        use = {"mem_gb": settings["predict_gb"], "n_procs": settings["threads"]}
+    made = node(function, name, artefacts=tuple(taken), constants=constants, **use)
     made.interface._always_run = name == "publish"
     _connect(workflow, made, taken)
     sources |= {field: (made, field) for field in results(locate(function))}

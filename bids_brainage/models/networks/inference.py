@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from bids_brainage.image.masks import bounding_box
-from bids_brainage.models.networks.local_unet import MARGIN, STEP, LocalUNet, Step, thinned
+from bids_brainage.models.networks.local_unet import MARGIN, STEP, LocalUNet, State, thinned
 
 BLOCK_OUT = 12
 BLOCK_IN = BLOCK_OUT + 2 * MARGIN
@@ -142,18 +142,18 @@ def monte_carlo(
     generator = Generator().manual_seed(seed)
     with _inference(network, half):
         gates: list[Tensor] = []
-        kept: Step | None = None
+        kept: State | None = None
         for step in network.steps(maps):
             gates.append(step.gate)
-            kept = step if step.unit == dropped_from else kept
-        ages = network.ages(step.after)[0]
+            kept = step.state if step.state.unit == dropped_from else kept
+        ages = network.ages(step.features)[0]
         del step
         assert kept is not None  # noqa: S101 - dropped_from is one of the units
         mean, squares = torch.zeros_like(ages), torch.zeros_like(ages)
         for count in range(1, samples + 1):
             drawn = [thinned(g, network.dropout, generator) if i >= dropped_from else g for i, g in enumerate(gates)]
-            for step in network.steps_again(kept, drawn):
-                features = step.after
+            for step in network.resume(kept, drawn):
+                features = step.features
             away = network.ages(features)[0] - mean
             mean += away / count
             squares += away**2 * ((count - 1) / count)

@@ -42,27 +42,30 @@ class Unit(nn.Module):
             return torch.sigmoid(self.excite(functional.relu(self.squeeze(mean))))
 
 
-class Step(NamedTuple):
-    """One unit of a pass.
+class State(NamedTuple):
+    """Where a pass stands: before the gate of a unit.
 
     Attributes
     ----------
     unit : int
-        Which of the ten units, in order.
-    before : tensor, (n, c, x, y, z)
-        What its convolution gives, before the gate.
-    gate : tensor, (n, c)
-    after : tensor, (n, c, x, y, z)
-        What it gives.
+        Which of the ten, in order.
+    features : tensor, (n, c, x, y, z)
+        What its convolution gives.
     skips : tuple of tensor
         What the way down keeps for the way up.
     """
 
     unit: int
-    before: Tensor
-    gate: Tensor
-    after: Tensor
+    features: Tensor
     skips: tuple[Tensor, ...]
+
+
+class Step(NamedTuple):
+    """One unit of a pass: the state before its gate, the gate (n, c), and what the unit gives (n, c, x, y, z)."""
+
+    state: State
+    gate: Tensor
+    features: Tensor
 
 
 class Supervised(NamedTuple):
@@ -128,17 +131,17 @@ class LocalUNet(nn.Module):
             Where a size is no multiple of 4, or under 44.
         """
         for step in self.steps(maps, gates):
-            features = step.after
+            features = step.features
         return self.ages(features)
 
     def forward_training(self, maps: Tensor) -> Supervised:
         """As :meth:`forward`, with the ages of the two coarser scales."""
         for step in self.steps(maps):
-            if step.unit == COARSE:
-                coarse = self.coarse(step.after.mean((2, 3, 4), dtype=torch.float32))[:, 0]
-            elif step.unit == MIDDLE:
-                middle = self.middle(step.after.mean((2, 3, 4), dtype=torch.float32))[:, 0]
-        return Supervised(self.ages(step.after), middle, coarse)
+            if step.state.unit == COARSE:
+                coarse = self.coarse(step.features.mean((2, 3, 4), dtype=torch.float32))[:, 0]
+            elif step.state.unit == MIDDLE:
+                middle = self.middle(step.features.mean((2, 3, 4), dtype=torch.float32))[:, 0]
+        return Supervised(self.ages(step.features), middle, coarse)
 
     def compute_gates(self, whole: Tensor) -> list[Tensor]:
         """The gates of all units for a whole volume, to be handed to passes over its parts."""
@@ -148,35 +151,31 @@ class LocalUNet(nn.Module):
         """Each unit in order; a caller that keeps no step needs the memory of three feature maps."""
         if any(size % STEP or size < 2 * MARGIN + STEP for size in maps.shape[2:]):
             raise ValueError(f"sizes {tuple(maps.shape[2:])}: multiples of {STEP} from {2 * MARGIN + STEP} are needed")
-        yield from self._from(self._entered(0, maps, ()), gates)
+        yield from self.resume(self._entered(0, maps, ()), gates)
 
-    def steps_again(self, step: Step, gates: Sequence[Tensor]) -> Iterator[Step]:
-        """From the gate of a step on, with other gates; what lies before is not computed again."""
-        yield from self._from(step, gates)
-
-    def _from(self, start: Step, gates: Sequence[Tensor] | None) -> Iterator[Step]:
-        step = start
+    def resume(self, state: State, gates: Sequence[Tensor] | None = None) -> Iterator[Step]:
+        """The steps from a state on; what lies before it is not computed again."""
         while True:
-            layer: Unit = self.units[step.unit]  # type: ignore[assignment]
-            gate = layer.gate(step.before) if gates is None else gates[step.unit]
+            layer: Unit = self.units[state.unit]  # type: ignore[assignment]
+            gate = layer.gate(state.features) if gates is None else gates[state.unit]
             factor = thinned(gate, self.dropout) if self.training else gate
-            scaled = step.before * factor.to(step.before.dtype)[:, :, None, None, None]
-            step = step._replace(gate=gate, after=functional.leaky_relu(scaled, self.slope, inplace=True))
+            scaled = state.features * factor.to(state.features.dtype)[:, :, None, None, None]
+            features = functional.leaky_relu(scaled, self.slope, inplace=True)
             del scaled
-            yield step
-            if step.unit == UNITS - 1:
+            yield Step(state, gate, features)
+            if state.unit == UNITS - 1:
                 return
-            step = self._entered(step.unit + 1, step.after, step.skips)
+            state = self._entered(state.unit + 1, features, state.skips)
 
-    def _entered(self, index: int, features: Tensor, skips: tuple[Tensor, ...]) -> Step:
+    def _entered(self, index: int, features: Tensor, skips: tuple[Tensor, ...]) -> State:
         """Bring features to the scale of a unit and convolve them there."""
         if index in POOLED:
             features, skips = functional.avg_pool3d(features, 2), (*skips, features)
         elif index in RAISED:
             raised = functional.interpolate(features, scale_factor=2, mode="nearest")
             features, skips = torch.cat([raised, _middle(skips[-1], raised.shape)], 1), skips[:-1]
-        before = self.units[index].conv(features)  # type: ignore[operator]
-        return Step(index, before, before, before, skips)
+        layer: Unit = self.units[index]  # type: ignore[assignment]
+        return State(index, layer.conv(features), skips)
 
     def ages(self, features: Tensor) -> Tensor:
         """The map from what the last unit gives; in float32, as an age in bfloat16 has steps of a quarter year."""
