@@ -139,3 +139,19 @@ def test_the_truth_of_a_dataset_holds_the_planted_ages(tmp_path) -> None:
     assert planted["left_cerebral_cortex"] == pytest.approx(aging.expected("cerebral_cortex", 62, "F"), abs=1e-3)
     assert planted["right_cerebral_cortex"] < planted["left_cerebral_cortex"] - 0.005
     assert planted["left_cerebellar_cortex"] == pytest.approx(aging.expected("cerebellar_cortex", 57, "F"), abs=1e-3)
+
+
+def test_related_variation_makes_families_and_leaves_the_plain_draws() -> None:
+    def drawn(variation) -> np.ndarray:
+        return np.log([aging.individual(np.random.default_rng(s), variation) for s in range(600)])
+
+    index = {r.name: i for i, r in enumerate(REGIONS)}
+    left = [index[f"left_{kind}"] for kind in ("caudate", "putamen", "thalamus")]
+    plain, related = (np.corrcoef(drawn(v)[:, left].T) for v in (aging.PLAIN, aging.RELATED))
+    assert np.abs(plain[np.triu_indices(3, 1)]).max() < 0.15
+    assert related[0, 1] == pytest.approx(aging.RELATED.shared / (1 + 0.25**2), abs=0.1)
+    assert abs(related[0, 2]) < 0.15
+    spread = drawn(aging.RELATED)[:, index["left_lateral_ventricle"]].std()
+    assert spread == pytest.approx(0.40 * np.hypot(1, 0.25), rel=0.1)
+    known = Person("x", "F", 4)
+    assert known.variation is aging.PLAIN
