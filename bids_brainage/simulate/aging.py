@@ -8,7 +8,7 @@ takes what the brain leaves. This is the idea of topology-preserving simulation 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,50 @@ _SPREAD |= {
 }
 _SIDE = 0.25
 """Spread of left against right, as a share of the spread between people."""
+
+
+class Variation(NamedTuple):
+    """How regional volumes vary between people of one age, sex and head size.
+
+    Attributes
+    ----------
+    spread : mapping of str to float
+        Standard deviation of the logarithm of a kind's volume; 0.08 for kinds not named.
+    families : sequence of tuples of str
+        Kinds that vary together.
+    shared : float
+        Share of a kind's variance that it has in common with its family.
+    """
+
+    spread: Mapping[str, float]
+    families: Sequence[tuple[str, ...]] = ()
+    shared: float = 0.0
+
+
+PLAIN = Variation(_SPREAD)
+"""Every kind on its own; what golden results rest on."""
+RELATED = Variation(
+    {
+        "lateral_ventricle": 0.40,
+        "third_ventricle": 0.40,
+        "fourth_ventricle": 0.29,
+        "cerebral_cortex": 0.04,
+        "cerebral_white_matter": 0.04,
+        "thalamus": 0.06,
+        "ventral_dc": 0.065,
+        "pallidum": 0.10,
+        "caudate": 0.10,
+        "accumbens": 0.13,
+    },
+    (
+        ("brainstem", "ventral_dc", "thalamus", "cerebellar_white_matter", "cerebellar_cortex"),
+        ("caudate", "putamen", "pallidum", "accumbens"),
+        ("hippocampus", "amygdala"),
+        ("lateral_ventricle", "third_ventricle", "fourth_ventricle"),
+    ),
+    0.45,
+)
+"""Nearer to people: spreads of 218 of IXI about age, sex and intracranial volume, and families seen there."""
 _MARGIN = 15.0
 _LARGEST_STEP = 0.18
 _LARGEST_RATE = 0.6
@@ -64,7 +108,7 @@ _CORRECTIONS = 2
 
 
 class Fractions(NamedTuple):
-    """Share of each region (in the order of `REGIONS`) in each cell of a coarse grid around the brain."""
+    """Share of each region (in the order of `REGIONS`) or parcel (of `local.PARCELS`) in each cell of a coarse grid."""
 
     values: Array
     origin: NDArray[np.float64]
@@ -86,19 +130,28 @@ def expected(kind: str, age: float, sex: Sex) -> float:
 
     Source: iSTAGING normative centiles of cognitively normal people (NiChart_Project).
     """
-    log = np.log(_MEDIAN[kind][0 if sex == "F" else 1])
-    low = max(0, min(len(_AGES) - 2, int(np.searchsorted(_AGES, age)) - 1))
-    slope = (log[low + 1] - log[low]) / (_AGES[low + 1] - _AGES[low])
-    return float(np.exp(log[low] + slope * (age - _AGES[low])))
+    return float(np.exp(log_expected(kind, np.float64(age), sex)))
 
 
-def individual(rng: np.random.Generator) -> NDArray[np.float64]:
+def log_expected(kind: str, age: NDArray[np.float64] | np.float64, sex: Sex) -> NDArray[np.float64]:
+    """Logarithm of `expected` at any number of ages (years)."""
+    log, knots = np.log(_MEDIAN[kind][0 if sex == "F" else 1]), np.array(_AGES)
+    low = np.clip(np.searchsorted(knots, age) - 1, 0, len(knots) - 2)
+    slope = (log[low + 1] - log[low]) / (knots[low + 1] - knots[low])
+    return np.asarray(log[low] + slope * (age - knots[low]), np.float64)
+
+
+def individual(rng: np.random.Generator, variation: Variation = PLAIN) -> NDArray[np.float64]:
     """Random factors of regional volumes of one person, age apart; lognormal, median 1, in the order of `REGIONS`."""
     common = {kind: rng.standard_normal() for kind in _MEDIAN}
+    for family in variation.families:
+        shared = rng.standard_normal()
+        for kind in family:
+            common[kind] = np.sqrt(variation.shared) * shared + np.sqrt(1 - variation.shared) * common[kind]
     factors = np.ones(len(REGIONS))
     for i, region in enumerate(REGIONS):
         if region.number != CSF:
-            spread = _SPREAD.get(region.kind, 0.08)
+            spread = variation.spread.get(region.kind, 0.08)
             side = _SIDE * rng.standard_normal() if region.name != region.kind else 0.0
             factors[i] = np.exp(spread * (common[region.kind] + side))
     return factors
@@ -119,16 +172,22 @@ def planted(age: float, sex: Sex, extra: Mapping[str, float] | None = None) -> N
     -------
     array in the order of `REGIONS`; ``nan`` for the fluid around the brain, which takes what is left.
     """
-    extra = dict(extra or {})
-    unknown = set(extra) - {r.name for r in REGIONS} - {r.kind for r in REGIONS} | (set(extra) & {"csf"})
-    if unknown:
-        raise ValueError(f"no such region to change: {', '.join(sorted(unknown))}")
+    change = changes(extra or {})
     factors = np.full(len(REGIONS), np.nan)
     for i, region in enumerate(REGIONS):
         if region.number != CSF:
-            change = extra.get(region.name, 1.0) * (extra.get(region.kind, 1.0) if region.kind != region.name else 1.0)
-            factors[i] = expected(region.kind, age, sex) * change
+            factors[i] = expected(region.kind, age, sex) * change[i]
     return factors
+
+
+def changes(extra: Mapping[str, float]) -> NDArray[np.float64]:
+    """Planted factors by region name or kind, in the order of `REGIONS`; ``ValueError`` for a name that is none."""
+    unknown = set(extra) - {r.name for r in REGIONS} - {r.kind for r in REGIONS} | (set(extra) & {"csf"})
+    if unknown:
+        raise ValueError(f"no such region to change: {', '.join(sorted(unknown))}")
+    return np.array(
+        [extra.get(r.name, 1.0) * (extra.get(r.kind, 1.0) if r.kind != r.name else 1.0) for r in REGIONS], np.float64
+    )
 
 
 def fractions(anatomy: Anatomy, spacing: int = 3) -> Fractions:
@@ -179,14 +238,17 @@ def _rates(share: Array, wanted: NDArray[np.float64], spacing: float) -> NDArray
     return np.asarray(np.clip(np.linalg.solve(system, wanted * volume / scale) / scale, -_LARGEST_RATE, _LARGEST_RATE))
 
 
-def grow(base: Fractions, factors: NDArray[np.float64]) -> Warp:
+def grow(base: Fractions, factors: NDArray[np.float64], within: Array | None = None) -> Warp:
     """The deformation that brings the regions of the base anatomy to ``factors`` times their volumes.
 
     Parameters
     ----------
     base : Fractions
     factors : array
-        In the order of `REGIONS`; ``nan`` for the fluid, whose volume keeps that of the skull's inside.
+        In the order of the fractions; ``nan`` for the fluid, whose volume keeps that of the skull's inside.
+    within : float32 array, X x Y x Z, optional
+        Logarithm by which each cell's volume change differs from that of the regions in it. It enters the divergence
+        cell by cell; the regions' totals stay what ``factors`` ask for.
 
     Returns
     -------
@@ -206,8 +268,14 @@ def grow(base: Fractions, factors: NDArray[np.float64]) -> Warp:
     for step in range(1, steps + 1 + _CORRECTIONS):
         share = sample(base.values, base.origin, h, points + displacement)
         now = np.log(share.sum((1, 2, 3), dtype=np.float64) / start)
-        rates = _rates(share, log_goal * min(step / steps, 1) - now, h)
-        divergence = np.tensordot(rates.astype(np.float32), share, 1)
+        wanted = log_goal * min(step / steps, 1) - now
+        own = None
+        if within is not None and step <= steps:
+            own = sample(within[None] / np.float32(steps), base.origin, h, points + displacement)[0]
+            wanted = wanted - (share * own).sum((1, 2, 3), dtype=np.float64) / share.sum((1, 2, 3), dtype=np.float64)
+        divergence = np.tensordot(_rates(share, wanted, h).astype(np.float32), share, 1)
+        if own is not None:
+            divergence = divergence + own
         back = -taper * _velocity(divergence, h)
         back = 0.5 * (back + sample(back, base.origin, h, points + 0.5 * back))
         displacement = back + sample(displacement, base.origin, h, points + back)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from bids_brainage.simulate import head
+from bids_brainage.simulate.deform import Warp
 
 Array = NDArray[np.float32]
 
@@ -123,10 +124,20 @@ class Anatomy:
         Region indices inside the skull (`REGIONS`), `head.TISSUES` outside, 0 for air; RAS+.
     step : int
         Voxel size in mm.
+    lobes : uint8 array, optional
+        Lobe of each voxel (index into `lobes.LOBES`), where a parcellation gave them.
+    to_template : Warp, optional
+        From a position in this anatomy to template space; nothing where the two are the same.
+    standard : array, optional
+        Factors, in the order of `REGIONS`, that bring the regions to the volumes of `aging.REFERENCE_AGE`; none
+        for the template.
     """
 
     labels: NDArray[np.uint8]
     step: int
+    lobes: NDArray[np.uint8] | None = None
+    to_template: Warp | None = None
+    standard: NDArray[np.float64] | None = None
 
     @property
     def origin(self) -> NDArray[np.float64]:

@@ -60,6 +60,19 @@ def sample(field: Array, origin: NDArray[np.float64], spacing: float, points: Ar
     return values[0].numpy()
 
 
+def nearest(labels: NDArray[np.uint8], origin: NDArray[np.float64], step: float, points: Array) -> NDArray[np.uint8]:
+    """Value of the nearest voxel of a label map at each position (3 x ..., mm); 0 outside the map."""
+    flat = np.zeros(points.shape[1:], np.int32)
+    outside = np.zeros(points.shape[1:], bool)
+    for a, size in enumerate(labels.shape):
+        index = np.rint((points[a] - np.float32(origin[a])) * np.float32(1 / step)).astype(np.int32)
+        outside |= (index < 0) | (index >= size)
+        flat = flat * np.int32(size) + np.clip(index, 0, size - 1)
+    found: NDArray[np.uint8] = labels.ravel()[flat]
+    found[outside] = 0
+    return found
+
+
 def apply(warp: Warp, points: Array) -> Array:
     """Move points (3 x ..., mm) by a warp."""
     return points + sample(warp.displacement, warp.origin, warp.spacing, points)

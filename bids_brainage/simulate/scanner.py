@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 from scipy import ndimage as ndi
 
 from bids_brainage.simulate.anatomy import REGIONS
-from bids_brainage.simulate.deform import Array, noise, sample
+from bids_brainage.simulate.deform import Array, nearest, noise, sample
 from bids_brainage.simulate.head import TISSUES
 
 FIELD_OF_VIEW = (184.0, 232.0, 228.0)
@@ -19,6 +20,8 @@ FIELD_OF_VIEW = (184.0, 232.0, 228.0)
 CENTRE = (0.0, -5.0, -12.0)
 """Head position (mm) at the centre of the field of view."""
 _BRAIN_SPREAD = 5.0
+_MOVES = 4
+"""How often a restless head moves during a scan."""
 ORIENTATIONS = ("RAS", "LAS", "PSR", "LPS")
 """Storage orders in which scans are written."""
 
@@ -43,6 +46,14 @@ class Protocol:
         Standard deviation of the head's rotation (degrees) and translation (mm).
     orientation : str
         Storage order, e.g. ``RAS``.
+    slices : int
+        Voxels along z that one slice is thick.
+    motion : float
+        Standard deviation of the head's place among the phase-encoding lines, mm (`moved`).
+    cut : float
+        Length that the field of view lacks at the top, mm.
+    gain : float
+        Factor on the stored intensities.
     """
 
     resolution: float = 2.0
@@ -53,6 +64,10 @@ class Protocol:
     tilt: float = 3.0
     shift: float = 2.5
     orientation: str = "RAS"
+    slices: int = 1
+    motion: float = 0.0
+    cut: float = 0.0
+    gain: float = 1.0
 
 
 class Acquisition(NamedTuple):
@@ -64,14 +79,17 @@ class Acquisition(NamedTuple):
     labels : uint8 array, RAS+
         The region that fills most of each voxel, 0 outside the skull's inside.
     volumes : float array
-        mm^3 of each region, in the order of `REGIONS`, from 8 samples a voxel.
+        mm^3 of each region in the head, in the order of `REGIONS`, from 8 samples a voxel, what a cut took included.
     affine : 4 x 4 array
+    position : float32 array, 3 x X x Y x Z
+        Where the centre of each voxel lies in the base anatomy, mm.
     """
 
     data: NDArray[np.int16]
     labels: NDArray[np.uint8]
     volumes: NDArray[np.float64]
     affine: NDArray[np.float64]
+    position: Array
 
 
 class Head(NamedTuple):
@@ -127,19 +145,6 @@ def _eighths(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return values.reshape(x, 2, y, 2, z, 2).transpose(1, 3, 5, 0, 2, 4).reshape(8, x, y, z)
 
 
-def lookup(head: Head, points: Array) -> NDArray[np.uint8]:
-    """Label at each position of the base anatomy (3 x ..., mm), the nearest voxel's; 0 outside the map."""
-    flat = np.zeros(points.shape[1:], np.int32)
-    outside = np.zeros(points.shape[1:], bool)
-    for a, size in enumerate(head.labels.shape):
-        index = np.rint((points[a] - np.float32(head.origin[a])) * np.float32(1 / head.step)).astype(np.int32)
-        outside |= (index < 0) | (index >= size)
-        flat = flat * np.int32(size) + np.clip(index, 0, size - 1)
-    found: NDArray[np.uint8] = head.labels.ravel()[flat]
-    found[outside] = 0
-    return found
-
-
 def _contrast(rng: np.random.Generator, protocol: Protocol) -> tuple[Array, Array]:
     """Mean intensity and spread of each label for one scan; the two sides alike."""
     mean, spread = np.zeros(256, np.float32), np.zeros(256, np.float32)
@@ -165,6 +170,8 @@ def _majority(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _degrade(signal: Array, protocol: Protocol, rng: np.random.Generator) -> NDArray[np.int16]:
     """Blur, bias field, Rician noise, gain."""
+    if protocol.motion:
+        signal = moved(signal, protocol.motion / protocol.resolution, rng)
     signal = ndi.gaussian_filter(signal, protocol.blur, truncate=3)
     coarse = tuple(max(3, int(n * protocol.resolution / 12)) for n in signal.shape)
     field = noise(rng, coarse, 3.0)
@@ -172,8 +179,59 @@ def _degrade(signal: Array, protocol: Protocol, rng: np.random.Generator) -> NDA
     signal = signal * np.exp(protocol.bias * ndi.zoom(field, factors, order=1, grid_mode=True, mode="nearest"))
     real = signal + protocol.noise * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = protocol.noise * rng.standard_normal(signal.shape, dtype=np.float32)
-    gain = rng.uniform(2.0, 6.0)
+    gain = protocol.gain * rng.uniform(2.0, 6.0)
     return np.asarray(np.clip(np.rint(gain * np.hypot(real, imaginary)), 0, 32767), np.int16)
+
+
+def moved(signal: Array, size: float, rng: np.random.Generator) -> Array:
+    """A scan during which the head moves: ghosts and blur along y.
+
+    A few times during the scan the head goes to another place, and it stays there for the lines of k-space that
+    follow; a shift is a linear phase. The places are counted from that at the centre of k-space, which shows most, so
+    the head stays where the truth has it.
+
+    Parameters
+    ----------
+    signal : float32 array, X x Y x Z
+        y is the phase-encoding direction.
+    size : float
+        Standard deviation of the shift along each axis, voxels.
+    rng : Generator
+        Draws times and places.
+
+    Returns
+    -------
+    float32 array
+        Magnitude.
+    """
+    lines = signal.shape[1]
+    starts = np.sort(rng.integers(0, lines, _MOVES))
+    place = size * rng.standard_normal((_MOVES + 1, 3))[np.searchsorted(starts, np.arange(lines), side="right")]
+    place -= place[lines // 2]
+    ky = fft.fftfreq(lines)
+    place = place[np.rint(lines * (ky + 0.5)).astype(int) % lines]  # lines are taken from -ky to +ky
+    kx, kz = (fft.fftfreq(signal.shape[a]) for a in (0, 2))
+    phase = kx[:, None, None] * place[:, 0, None] + (ky * place[:, 1])[:, None] + kz * place[:, 2, None]
+    found = fft.ifftn(fft.fftn(signal) * np.exp(-2j * np.pi * phase).astype(np.complex64))
+    return np.abs(found).astype(np.float32)
+
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+def _thick(values: NDArray[_T], slices: int) -> NDArray[_T]:
+    """Values (C x X x Y x Z) of the voxels that each thick slice takes in, along a longer first axis."""
+    c, x, y, z = values.shape
+    whole = values[..., : z // slices * slices].reshape(c, x, y, -1, slices)
+    return np.ascontiguousarray(np.moveaxis(whole, 4, 1)).reshape(c * slices, x, y, -1)
+
+
+def _cut(found: Acquisition, length: float) -> Acquisition:
+    """A scan without what lies in the uppermost ``length`` mm of its field of view."""
+    keep = max(1, found.data.shape[2] - round(length / found.affine[2, 2]))
+    return found._replace(
+        data=found.data[..., :keep], labels=found.labels[..., :keep], position=found.position[..., :keep]
+    )
 
 
 def acquire(head: Head, protocol: Protocol, rng: np.random.Generator) -> Acquisition:
@@ -199,7 +257,13 @@ def acquire(head: Head, protocol: Protocol, rng: np.random.Generator) -> Acquisi
     position = np.einsum("ab,bxyz->axyz", matrix, index) + offset[:, None, None, None]
     base = head.to_base(position)
     texture = sample(head.texture[None], head.origin, head.texture_step, base)[0]
-    parts = _eighths(lookup(head, _twice(base)))
+    parts = _eighths(nearest(head.labels, head.origin, head.step, _twice(base)))
+    if protocol.slices > 1:
+        n = protocol.slices
+        parts, texture = _thick(parts, n), _thick(texture[None], n).mean(0)
+        base = np.stack([_thick(axis[None], n).mean(0) for axis in base])
+        affine = affine @ np.diag([1.0, 1.0, n, 1.0])
+        affine[2, 3] += protocol.resolution * (n - 1) / 2
     mean, spread = _contrast(rng, protocol)
     signal = mean[parts].mean(0, dtype=np.float32) + spread[parts].mean(0, dtype=np.float32) * texture
     data = _degrade(np.maximum(signal, 0), protocol, rng)
@@ -207,4 +271,5 @@ def acquire(head: Head, protocol: Protocol, rng: np.random.Generator) -> Acquisi
     numbers = [r.number for r in REGIONS]
     inside[numbers] = numbers
     count = np.bincount(parts.ravel(), minlength=256)[numbers]
-    return Acquisition(data, inside[_majority(parts)], count * protocol.resolution**3 / 8, affine)
+    found = Acquisition(data, inside[_majority(parts)], count * protocol.resolution**3 / 8, affine, base)
+    return _cut(found, protocol.cut) if protocol.cut else found
