@@ -74,7 +74,7 @@ def predict_whole(
     gates
         Of :meth:`LocalUNet.compute_gates`; without them they come from these maps.
     half : bool
-        Compute in bfloat16; changes an age by 2 % of the SD of the map in the mean, 10 % at most.
+        Compute in bfloat16: changes an age by under 2 % of the SD of the map in the mean, single voxels by more.
 
     Returns
     -------
