@@ -67,8 +67,9 @@ def cohort_of(
     """People of a model with a gap and, where there are groups, a group: each with the first such session."""
     sessions = units_of(scans, people, row, model)
     first: dict[str, Unit] = {}
+    known = np.ones(len(people), dtype=bool) if grouping is None else people[grouping].notna().to_numpy()
     for unit in sessions:
-        if grouping is None or people[grouping].notna().iloc[unit.row]:
+        if known[unit.row]:
             first.setdefault(unit.participant, unit)
     units = list(first.values())
     rows = [unit.row for unit in units]
@@ -183,8 +184,8 @@ def _contrast(write: Writer, task: Contrast, groups: Sequence[stats.Moments], se
     corrected = stats.corrected_p(test.t, largest)
     simple = stats.welch(*groups)
     entry = _described(task, groups, test, simple, corrected, largest) | {"RandomSeed": seed}
-    values = {"t": test.t, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
-    files = {kind: write.write(kind, found, entry, contrast=task.entity) for kind, found in values.items()}
+    maps = {"t": test.t, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
+    files = {kind: write.write(kind, found, entry, contrast=task.entity) for kind, found in maps.items()}
     return entry | {"Files": files}
 
 
