@@ -35,8 +35,8 @@ class Stack:
         self._held = np.ones(int(inside.sum()), dtype=bool)
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - lives as long as the stack
 
-    def append(self, data: NDArray) -> None:
-        """Add a person: a map on the grid, in which what is not finite is not covered.
+    def append(self, data: NDArray, name: str) -> None:
+        """Add a person: a map on the grid, in which what is not finite is not covered; ``name`` for messages.
 
         Raises
         ------
@@ -46,7 +46,7 @@ class Stack:
         values = np.asarray(data, np.float32)[self.inside]
         known = np.isfinite(values)
         if known.mean() < LEAST_COVERED:
-            raise ScanError(f"covers {100 * known.mean():.0f} % of the brain that other maps cover; check the scan")
+            raise ScanError(f"{name}: covers {100 * known.mean():.0f} % of what other maps cover; check the scan")
         self._file.write(values.tobytes())
         self._held &= known
         self.n += 1

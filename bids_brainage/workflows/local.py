@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bids_brainage.image.labels import LabelAtlas
     from bids_brainage.workflows.maps import Loaded
 
+NOTHING: dict[str, Any] = {"People": 0, "Groups": {}, "Contrasts": [], "Reliability": None, "Regions": {}, "Notes": []}
+
 
 class AtlasChoice(NamedTuple):
     """A further atlas: its label image, its template space, and the folder of transforms between templates."""
@@ -59,20 +61,21 @@ def local_statistics(
     found = find_maps(out_dir, scans)
     if atlas is not None and not found:
         raise UsageError(f"--atlas {atlas.path}: no scan has a map of local brain age; run its model on them first")
+    for path in out_dir.glob("group_desc-*"):  # of an earlier run, perhaps with other groups
+        path.unlink()
     entries: dict[str, dict[str, Any]] = {}
     for model in sorted(set(found) & set(people["model"])):
         cohort = cohort_of(scans, people, row, model, grouping)
         try:
             loaded = load(cohort.units, found[model], out_dir)
         except ScanError as error:
-            entries[model] = {"Notes": [f"no voxelwise statistics: {error}"], "DamagedMaps": [], "Contrasts": []}
+            entries[model] = NOTHING | {"Space": found[model].space, "DamagedMaps": [str(error)]}
             continue
         further = [_labels(atlas, loaded, found[model].space)] if atlas else []
-        write = Writer(out_dir, model, loaded, found[model].space)
-        entry = voxelwise(write, cohort, found[model], seed)
         muse, notes = from_tables(out_dir, model, cohort.units)
         tables = [muse] if muse else []
         tables += [from_maps(loaded, cohort.rows_of(loaded.units), *choice) for choice in further]
+        entry = voxelwise(Writer(out_dir, model, loaded, found[model].space), cohort, found[model], seed)
         entry["Regions"] = {table.atlas: regional(out_dir, model, table, cohort) for table in tables}
         entry["Notes"] += notes
         entries[model] = entry

@@ -105,13 +105,12 @@ def load(units: Sequence[Unit], maps: Maps, folder: Path) -> Loaded:
             continue
         try:
             stack = stack or _begin(units, maps, folder)
-            stack.append(gap_of(unit, maps, stack.grid))
+            stack.append(gap_of(unit, maps, stack.grid), f"map of {unit.participant}")
             kept.append(unit)
         except ScanError as error:
-            text = str(error)
-            damaged.append(text if ".nii" in text else f"{unit.participant}: its map {text}")
+            damaged.append(str(error))
     if stack is None or not kept:
-        raise ScanError(damaged[0] if damaged else "nobody with an age has a map")
+        raise ScanError(damaged[0] if damaged else f"no map in {maps.space} is of a person with an age")
     return Loaded(tuple(kept), stack, tuple(notes), tuple(damaged))
 
 

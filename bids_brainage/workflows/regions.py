@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bids_brainage.workflows.voxelwise import Cohort
 
-ICV = 702
+MUSE, ICV = "MUSE", 702
 STRONGEST = 10
 CONTRASTS = {
     "contrast": "Groups compared, first minus second",
@@ -102,7 +102,7 @@ def from_tables(out_dir: Path, model: str, units: Sequence[Unit]) -> tuple[Regio
     table = np.array([[gaps[i].get(index, np.nan) for index in indices] for i in kept])
     sizes = np.array([[volumes[i].get(index, np.nan) for index in [*indices, ICV]] for i in kept])
     rows = np.array([people[i] for i in kept])
-    return Regions("MUSE", indices, [names[i] for i in indices], rows, table, sizes[:, :-1], sizes[:, -1]), notes
+    return Regions(MUSE, indices, [names[i] for i in indices], rows, table, sizes[:, :-1], sizes[:, -1]), notes
 
 
 def _mean(folder: Path, stems: Sequence[str], suffix: str, column: str, names: dict[int, str]) -> dict[int, float]:
@@ -126,9 +126,18 @@ def from_maps(loaded: Loaded, kept: Sequence[int], atlas: LabelAtlas, labels: ND
     """Regions of any atlas, from the maps: ``labels`` on their grid, ``kept`` the cohort's rows of the stack."""
     inside = labels[loaded.stack.mask]
     indices = [int(index) for index in np.unique(inside) if index]
+    name = entity(atlas.name)
+    if not indices or name == MUSE:
+        problem = f"is named {MUSE}, as ours is; rename it" if indices else "lies beside the maps; check --atlas-space"
+        raise UsageError(f"--atlas {atlas.name}: {problem}")
     rows = loaded.stack.rows(range(len(kept)))
     gaps = np.array([region_means(values, inside, indices) for values in rows])
-    return Regions(entity(atlas.name), indices, [atlas.names[index] for index in indices], np.asarray(kept), gaps)
+    return Regions(name, indices, _distinct(indices, [atlas.names[index] for index in indices]), np.asarray(kept), gaps)
+
+
+def _distinct(indices: list[int], names: list[str]) -> list[str]:
+    """Names, with the number behind those that several regions have."""
+    return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in zip(indices, names, strict=True)]
 
 
 def regional(out_dir: Path, model: str, regions: Regions, cohort: Cohort) -> dict[str, Any]:

@@ -67,8 +67,9 @@ def cohort_of(
     """People of a model with a gap and, where there are groups, a group: each with the first such session."""
     sessions = units_of(scans, people, row, model)
     first: dict[str, Unit] = {}
+    known = np.ones(len(people), dtype=bool) if grouping is None else people[grouping].notna().to_numpy()
     for unit in sessions:
-        if grouping is None or people[grouping].notna().iloc[unit.row]:
+        if known[unit.row]:
             first.setdefault(unit.participant, unit)
     units = list(first.values())
     rows = [unit.row for unit in units]

@@ -121,11 +121,13 @@ def test_regions_are_compared_and_set_beside_volumes(cohort):
 
 def test_a_further_atlas_is_used_in_its_space(cohort, tmp_path):
     out, bids, gaps = cohort
+    (out / "group_desc-local_contrast-XvY_tmap.nii.gz").write_text("of an earlier run")
     save(tmp_path / "blocks.nii.gz", ((PLANTED > 0) + 2 * (PLANTED == 0)).astype(np.uint8), AFFINE)
     (tmp_path / "blocks.tsv").write_text("index\tname\n1\tplanted\n2\trest\n")
     choice = AtlasChoice(tmp_path / "blocks.nii.gz", "MNI152NLin2009aSym", tmp_path / "cache")
     run_group(out, bids, atlas=choice)
     people = rows_of(out / "group_desc-local_atlas-blocks_gaps.tsv")
+    assert not (out / "group_desc-local_contrast-XvY_tmap.nii.gz").exists()
     expected = [gaps[f"sub-{i:02d}_ses-a"][PLANTED > 0].mean() for i in range(24)]
     assert [float(row["planted"]) for row in people] == pytest.approx(expected, abs=1e-3)
 
@@ -156,11 +158,22 @@ def test_trouble_is_named_and_the_others_go_on(cohort, caplog):
     said = " ".join(entry["DamagedMaps"])
     assert "sub-05_ses-a_space" in said
     assert "sub-06_ses-a_space-MNI152NLin2009aSym_desc-local_brainagemap.nii.gz: lies on another grid" in said
-    assert "sub-07: its map covers" in said
+    assert "map of sub-07: covers" in said
     assert result.exit_code == 1
     html = result.report.read_text()
     assert "lies on another grid" in html
     assert "sub-03: has no map" in html
+
+
+def test_no_readable_map_is_said_and_gives_exit_code_1(cohort):
+    out, bids, _ = cohort
+    for path in out.rglob("*_brainagemap.nii.gz"):
+        path.write_bytes(b"nonsense")
+    result = run_group(out, bids)
+    assert result.exit_code == 1
+    assert "cannot be read" in local(result)["local"]["DamagedMaps"][0]
+    assert "cannot be read" in result.report.read_text()
+    assert not list(out.glob("group_desc-*"))
 
 
 def test_small_groups_are_not_compared(cohort):
@@ -183,7 +196,9 @@ def test_a_group_that_sex_alone_tells_apart_is_not_compared(cohort):
 
 def test_without_maps_there_is_nothing_but_an_empty_entry(tmp_path):
     write_scan(tmp_path, "sub-01", 55, 50)
+    (tmp_path / "group_desc-local_iccmap.nii.gz").write_text("of an earlier run")
     assert local(run_group(tmp_path, tmp_path / "bids")) == {}
+    assert not list(tmp_path.glob("group_desc-*"))
     with pytest.raises(UsageError, match="no scan has a map"):
         run_group(tmp_path, tmp_path / "bids", atlas=AtlasChoice(tmp_path / "x.nii.gz", "X", tmp_path))
 

@@ -21,7 +21,7 @@ def filled(tmp_path, monkeypatch):
     data[2][tuple(np.argwhere(inside)[5])] = np.nan
     stack = Stack(tmp_path, GRID, inside)
     for values in data:
-        stack.append(values)
+        stack.append(values, "x")
     held = inside & np.isfinite(data).all(axis=0)
     return stack, data, held
 
@@ -52,8 +52,8 @@ def test_a_map_that_covers_too_little_is_refused_and_not_added(filled):
     stack, data, held = filled
     part = data[0].copy()
     part[:2] = np.nan
-    with pytest.raises(ScanError, match="% of the brain"):
-        stack.append(part)
+    with pytest.raises(ScanError, match=r"sub-7: covers \d+ %"):
+        stack.append(part, "sub-7")
     assert stack.n == 7
     assert stack.n_voxels == held.sum()
 
