@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Member(NamedTuple):
-    """One entry: its path within, bytes, whether it is a plain file, and how to read it."""
+    """One entry: its path within, bytes (its reader gives no more), whether it is a plain file, and how to read it."""
 
     path: str
     size: int
@@ -56,7 +56,7 @@ def unpack(source: Path, target: Path, beside: str, *, largest: int = LARGEST) -
         chosen = _beside(source, members, beside, largest)
         target.mkdir()
         for member in chosen:
-            _copy(source, member, target / PurePosixPath(member.path).name, largest)
+            _copy(source, member, target / PurePosixPath(member.path).name)
 
 
 def _beside(source: Path, members: Sequence[Member], beside: str, largest: int) -> list[Member]:
@@ -78,15 +78,13 @@ def _beside(source: Path, members: Sequence[Member], beside: str, largest: int) 
     return [member for member, path in zip(members, paths, strict=True) if path.parent == homes[0]]
 
 
-def _copy(source: Path, member: Member, target: Path, largest: int) -> None:
+def _copy(source: Path, member: Member, target: Path) -> None:
     stream = _reading(source, member.open)
     if stream is None:
         raise BundleError(f"{source}: {member.path!r} cannot be read; it is refused")
     with stream, target.open("xb") as copy:
         while chunk := _reading(source, lambda: stream.read(1 << 20)):
             copy.write(chunk)
-            if copy.tell() > largest:
-                raise BundleError(f"{source}: {member.path!r} is too large; it is refused")
 
 
 def _reading(source: Path, read: Callable[[], T]) -> T:
