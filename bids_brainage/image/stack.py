@@ -13,6 +13,7 @@ from bids_brainage.core.errors import ScanError
 from bids_brainage.image.io import Grid, Volume, read, same_grid
 
 CHUNK_BYTES = 32 * 2**20
+MOST_VOXELS = 8192
 LEAST_COVERED = 0.9
 
 
@@ -74,7 +75,7 @@ class Stack:
 
     def chunks(self, people: Sequence[int]) -> Iterator[NDArray[np.float32]]:
         """Some voxels of all these people after the other, (people, voxels of the chunk)."""
-        size = max(1, CHUNK_BYTES // (4 * max(len(people), 1)))
+        size = min(MOST_VOXELS, max(1, CHUNK_BYTES // (4 * max(len(people), 1))))
         for start in range(0, len(self._held), size):
             here = self._held[start : start + size]
             if here.any():
