@@ -135,9 +135,8 @@ def centiles(folder: Path) -> pd.DataFrame:
         pd.read_csv(folder / f"istaging_cn_centiles_{word}.tsv", sep="\t").assign(sex=sex)
         for word, sex in (("female", "F"), ("male", "M"))
     ]
-    return (
-        pd.concat(tables).drop_duplicates(["VarName", "sex", "Age"]).set_index(["VarName", "sex", "Age"]).sort_index()
-    )
+    keys = ["VarName", "sex", "Age"]
+    return pd.concat(tables).drop_duplicates(keys).set_index(keys).sort_index()
 
 
 def against_centiles(people: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
