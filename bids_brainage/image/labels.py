@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,20 +125,3 @@ def _register(moving: Template, fixed: Template, path: Path) -> Path:
 def _digest(template: Template) -> str:
     arrays = (template.t1w, template.gm, template.wm, template.grid.affine)
     return sha256_of([template.name, *(hashlib.sha256(part.tobytes()).hexdigest() for part in arrays)])
-
-
-def region_means(values: NDArray, labels: NDArray[np.integer], indices: Sequence[int]) -> NDArray[np.float64]:
-    """Mean of a map over each region, ``(indices,)``; ``nan`` where none of its voxels has a value.
-
-    Parameters
-    ----------
-    values, labels : array, one shape
-        Voxels whose value is not finite do not count.
-    indices : sequence of int
-        Labels wanted.
-    """
-    known = np.isfinite(values)
-    size = max([int(labels.max(initial=0)), *indices]) + 1
-    count = np.bincount(labels[known], minlength=size)[list(indices)]
-    total = np.bincount(labels[known], values[known], minlength=size)[list(indices)]
-    return np.divide(total, count, out=np.full(len(indices), np.nan), where=count > 0)

@@ -13,7 +13,8 @@ from bids_brainage.bids.outputs import entity, group_file, sidecar_of
 from bids_brainage.bids.tables import is_missing, read_tsv, write_tsv
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json
-from bids_brainage.image.labels import LabelAtlas, region_means
+from bids_brainage.image.labels import LabelAtlas
+from bids_brainage.image.regions import roi_means
 from bids_brainage.stats.groups import adjust, age_adjusted, welch_t
 from bids_brainage.stats.regional import partial_pearson
 from bids_brainage.workflows.maps import Loaded, Unit
@@ -131,7 +132,7 @@ def from_maps(loaded: Loaded, kept: Sequence[int], atlas: LabelAtlas, labels: ND
         problem = f"is named {MUSE}, as ours is; rename it" if indices else "lies beside the maps; check --atlas-space"
         raise UsageError(f"--atlas {atlas.name}: {problem}")
     rows = loaded.stack.rows(range(len(kept)))
-    gaps = np.array([region_means(values, inside, indices) for values in rows])
+    gaps = np.array([roi_means(values, inside).means for values in rows])
     return Regions(name, indices, _distinct(indices, [atlas.names[index] for index in indices]), np.asarray(kept), gaps)
 
 

@@ -4,14 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from bids_brainage.core.errors import UsageError
 from bids_brainage.image import labels as module
 from bids_brainage.image.io import Grid, Volume, resample, save
-from bids_brainage.image.labels import LabelAtlas, labels_on, read_labels, region_means, transform_between
+from bids_brainage.image.labels import LabelAtlas, labels_on, read_labels, transform_between
 from bids_brainage.image.register import rotation
 from bids_brainage.image.template import DEFAULT, Template, template
 
@@ -58,17 +55,6 @@ def test_an_atlas_without_table_or_image_is_refused(tmp_path):
         read_labels(path)
     with pytest.raises(UsageError, match=r"none\.nii\.gz: cannot be read"):
         read_labels(tmp_path / "none.nii.gz")
-
-
-VALUES = arrays(np.float64, 60, elements=st.one_of(st.just(np.nan), st.floats(-1e3, 1e3)))
-
-
-@given(VALUES, arrays(np.int32, 60, elements=st.integers(0, 5)))
-def test_region_means_are_those_of_numpy(values, labels):
-    found = region_means(values, labels, [5, 2, 9])
-    for mean, index in zip(found, [5, 2, 9], strict=True):
-        inside = values[(labels == index) & np.isfinite(values)]
-        assert mean == pytest.approx(inside.mean()) if inside.size else np.isnan(mean)
 
 
 def made_space(turn):
