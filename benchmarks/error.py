@@ -87,7 +87,7 @@ def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) 
 def relative(atlas: Atlas, paths: dict[str, Path]) -> FloatArray:
     """Log volumes of the 145 regions relative to the ICV, not calibrated."""
     head = heads.seen(paths)
-    points = template_points(paths["xfm_inverse"], head.mask)
+    points = template_points(paths["xfm_inverse"], head.masks)
     prior = look_up(atlas, points)
     found = measured(fuse(prior, structure_prior(prior, head.posterior), head.intensity, points), head)
     return np.asarray(np.log(np.maximum(found, MINIMUM)) - np.log(head.skull))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,11 +70,11 @@ def read_atlas(folder: Path) -> Atlas:
         )
 
 
-def template_points(xfm_inverse: Path, inside: Volume, template: str = DEFAULT) -> NDArray[np.float32]:
-    """Where the true voxels of a head lie in the atlas's template: ``(n, 3)``, mm, RAS."""
-    grid = inside.grid
-    here = np.argwhere(inside.data) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    there = here + displacement(xfm_inverse, grid)[inside.data]
+def template_points(xfm_inverse: Path, masks: Sequence[Volume], template: str = DEFAULT) -> NDArray[np.float32]:
+    """Where the true voxels of masks, one after the other, lie in the atlas's template: ``(n, 3)``, mm, RAS."""
+    here = [np.argwhere(mask.data) @ mask.affine[:3, :3].T + mask.affine[:3, 3] for mask in masks]
+    moved = [displacement(xfm_inverse, mask.grid)[mask.data] for mask in masks]
+    there = np.concatenate(here) + np.concatenate(moved)
     return np.asarray(there if template == DEFAULT else _to_default(there, template), dtype=np.float32)
 
 

@@ -6,7 +6,7 @@ doi:10.1016/j.media.2023.102789; Hoopes et al. 2022, SynthStrip, doi:10.1016/j.n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,8 @@ class Segmented(NamedTuple):
     posteriors : Path
         Probabilities of :data:`CLASSES`, 4D (classes last), uint8 x 1/255, on a 2 mm grid of 96 x 112 x 96
         voxels along the scan's own axes in its world space, around the brain.
+    posteriors_between : Path
+        The same on the grid half a voxel further along each axis, whose voxels are centred between those.
     flags : tuple of str
         ``already_stripped``.
     measures : mapping
@@ -59,6 +61,7 @@ class Segmented(NamedTuple):
     icv_mask: Path
     aseg_dseg: Path
     posteriors: Path
+    posteriors_between: Path
     flags: tuple[str, ...]
     measures: Mapping[str, float]
 
@@ -105,8 +108,10 @@ def segment(
         mask = place_mask(given_mask, scan.grid, head, t1w_native)
     elif synthstrip is not None:
         mask = synthstrip_mask(scan, bundle=synthstrip, device=device)
-    found, support = in_any_contrast(network, head, half=has_bfloat16(device), near=mask_centre(mask, scan.affine))
-    own, icv, stripped = native_masks(found.classes, scan, head)
+    half = has_bfloat16(device)
+    found, support, exchanged = in_any_contrast(network, head, half=half, near=mask_centre(mask, scan.affine))
+    between = half_a_voxel_on(network, scan, found.classes.grid, exchanged=exchanged, half=half)
+    own, icv, stripped = native_masks((found.classes, between), scan, head)
     brain = own if mask is None else mask
     icv |= brain
     refuse(brain, scan.grid, t1w_native, support=support)
@@ -117,7 +122,8 @@ def segment(
         io.save(out / "brain_mask.nii.gz", brain, scan.affine, np.uint8),
         io.save(out / "icv_mask.nii.gz", icv, scan.affine, np.uint8),
         io.save(out / "aseg_dseg.nii.gz", structures(found, scan.grid, icv), scan.affine),
-        io.save_probability(out / "posteriors.nii.gz", found.classes.data, found.classes.affine),
+        io.save_probability(out / "posteriors.nii.gz", *found.classes),
+        io.save_probability(out / "posteriors_between.nii.gz", *between),
         ("already_stripped",) if stripped else (),
         measures,
     )
@@ -130,12 +136,14 @@ def _network(bundle: Path, device: str) -> nn.Module:
     return network
 
 
-def coarse(scan: Volume) -> Volume:
+def coarse(scan: Volume, shift: float = 0.0) -> Volume:
     """The scan at 2 mm along its own axes, anti-aliased, 0 to 1.5: 1 is the 99th percentile of the foreground.
 
-    Where air is bright, dark and bright are exchanged: no scanner makes air bright.
+    The grid lies over the field of view, or ``shift`` voxels further along each axis. Where air is bright, dark and
+    bright are exchanged: no scanner makes air bright.
     """
     grid = io.spaced(scan.grid, SPACING)
+    grid = Grid(grid.shape, io.shifted(grid.affine, [shift] * 3))
     values = io.nonnegative(scan.data)
     if io.background(values) > BRIGHT_AIR * float(np.percentile(values[::4, ::4, ::4], 99)):
         values = values.max() - values
@@ -177,19 +185,32 @@ def locate_and_segment(network: nn.Module, head: Volume, *, half: bool, near: ND
 
 def in_any_contrast(
     network: nn.Module, head: Volume, *, half: bool, near: NDArray | None = None
-) -> tuple[Found, float]:
-    """The segmentation, and how far the intensities bear it out (:func:`contrast.explained`).
+) -> tuple[Found, float, bool]:
+    """The segmentation, how far the intensities bear it out (:func:`contrast.explained`), and what it was made from.
 
-    Where they hardly do, the scan is tried with dark and bright exchanged, and the better of both is kept.
+    Where they hardly do, the scan is tried with dark and bright exchanged, and the better of both is kept; the last
+    value says whether it is the exchanged one.
     """
     found = locate_and_segment(network, head, half=half, near=near)
     support = contrast.explained(found.classes, head)
     if support >= WEAK_SUPPORT:
-        return found, support
+        return found, support, False
     other = contrast.inverted(head)
     again = locate_and_segment(network, other, half=half, near=near)
     better = contrast.explained(again.classes, other)
-    return (again, better) if better > support else (found, support)
+    return (again, better, True) if better > support else (found, support, False)
+
+
+def half_a_voxel_on(network: nn.Module, scan: Volume, grid: Grid, *, exchanged: bool, half: bool) -> Volume:
+    """Classes on ``grid`` moved by half a voxel along each axis; dark and bright exchanged where they were before.
+
+    Together the two grids have twice the voxels, body-centred: what the one misses between its voxels, the other sees.
+    """
+    head = coarse(scan, 0.5)
+    head = contrast.inverted(head) if exchanged else head
+    first = (np.linalg.inv(head.affine) @ grid.affine[:, 3])[:3] + 0.5
+    middle = first + (np.asarray(grid.shape) - 1) / 2
+    return _clean(_window(network, head, middle, grid.shape, half=half).classes)
 
 
 def top_of_head(head: Volume) -> NDArray[np.float64]:
@@ -237,19 +258,19 @@ def _clean(found: Volume) -> Volume:
     return Volume(data, found.affine)
 
 
-def native_masks(probabilities: Volume, scan: Volume, head: Volume) -> tuple[masks.Mask, masks.Mask, bool]:
+def native_masks(probabilities: Sequence[Volume], scan: Volume, head: Volume) -> tuple[masks.Mask, masks.Mask, bool]:
     """Brain and intracranial mask on the scan's grid, and whether the scan had been stripped before.
 
-    Probabilities are interpolated, then cut at 0.5. There is no brain where the scan holds nothing. In a stripped scan
-    the brain stays within what is left; where that is all brain by the network too (Dice over 0.94: stripped without
-    outer CSF), it is the brain mask. The skull was there, so the intracranial mask goes on as the network sees it.
+    Probabilities are interpolated, averaged, then cut at 0.5. There is no brain where the scan holds nothing. In a
+    stripped scan the brain stays within what is left; where that is all brain by the network too (Dice over 0.94:
+    stripped without outer CSF), it is the brain mask. The skull was there, so the intracranial mask goes on as the
+    network sees it.
     """
-    background = probabilities.data[..., 0]
-    inside = Volume(1 - background, probabilities.affine)
-    tissue = Volume(inside.data - probabilities.data[..., 1], probabilities.affine)
-    brain = masks.solid(io.resample(tissue, scan.grid) > 0.5)
-    icv = masks.solid(io.resample(inside, scan.grid) > 0.5) | brain
-    stripped = is_stripped(head, Volume(inside.data > 0.5, probabilities.affine))
+    inside = [Volume(1 - one.data[..., 0], one.affine) for one in probabilities]
+    tissue = [Volume(1 - one.data[..., :2].sum(axis=-1), one.affine) for one in probabilities]
+    brain = masks.solid(io.mean_on(scan.grid, tissue) > 0.5)
+    icv = masks.solid(io.mean_on(scan.grid, inside) > 0.5) | brain
+    stripped = is_stripped(head, Volume(inside[0].data > 0.5, inside[0].affine))
     if stripped:
         left = masks.solid(scan.data != io.background(scan.data))
         brain = left if masks.dice(brain, left) > ALL_BRAIN else brain & left

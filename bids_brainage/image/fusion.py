@@ -6,6 +6,7 @@ intensities decide between tissues.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from bids_brainage.image import masks, muse
-from bids_brainage.image.io import Grid, Volume, empty, resample
+from bids_brainage.image.io import Grid, Volume, empty, mean_on, resample
 from bids_brainage.image.masks import bounding_box
 from bids_brainage.image.register import cropped
 from bids_brainage.image.tissue import classify
@@ -26,12 +27,12 @@ CSF, REST = 145, 146
 
 
 class Head(NamedTuple):
-    """What the measurement sees of a scan: the intracranial voxels of the posteriors' grid.
+    """What the measurement sees of a scan: the intracranial voxels of the grids of the posteriors.
 
     Attributes
     ----------
-    mask : Volume
-        bool, 2 mm.
+    masks : tuple of Volume
+        bool, 2 mm; the ``n`` voxels are those of the first, then those of the next.
     posterior : array of float32, (n, 18)
     intensity : array of float32, (n,)
     skull : float
@@ -40,22 +41,34 @@ class Head(NamedTuple):
         The scan.
     """
 
-    mask: Volume
+    masks: tuple[Volume, ...]
     posterior: NDArray[np.float32]
     intensity: NDArray[np.float32]
     skull: float
     native: Volume
 
+    @property
+    def voxel(self) -> float:
+        """What each voxel counts for, mm^3."""
+        return self.masks[0].grid.voxel_volume / len(self.masks)
 
-def gather(scan: Volume, icv: Volume, posteriors: Volume) -> Head:
-    """Bring scan and mask to the grid of the posteriors and keep what is within the skull and was not stripped."""
+
+def gather(scan: Volume, icv: Volume, posteriors: Sequence[Volume]) -> Head:
+    """Bring scan and mask to the grids of the posteriors and keep what is within the skull and was not stripped."""
     mask = icv.data > 0
     box = bounding_box(mask, margin=4)
-    seen = (mask & ~empty(scan, mask)).astype(np.float32)
-    inside = resample(cropped(Volume(seen, icv.affine), box), posteriors.grid) > 0.5
-    skull = float(mask.sum() * icv.grid.voxel_volume)
-    intensity = resample(cropped(scan, box), posteriors.grid, cubic=True)[inside]
-    return Head(Volume(inside, posteriors.affine), posteriors.data[inside], intensity, skull, scan)
+    seen = cropped(Volume((mask & ~empty(scan, mask)).astype(np.float32), icv.affine), box)
+    brain = cropped(scan, box)
+    insides = [resample(seen, one.grid) > 0.5 for one in posteriors]
+    return Head(
+        tuple(Volume(inside, one.affine) for inside, one in zip(insides, posteriors, strict=True)),
+        np.concatenate([one.data[inside] for inside, one in zip(insides, posteriors, strict=True)]),
+        np.concatenate(
+            [resample(brain, one.grid, cubic=True)[inside] for inside, one in zip(insides, posteriors, strict=True)]
+        ),
+        float(mask.sum() * icv.grid.voxel_volume),
+        scan,
+    )
 
 
 def structure_prior(prior: NDArray[np.float32], posterior: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,7 +144,7 @@ def fuse(
 
 def measured(regions: NDArray[np.float32], head: Head) -> NDArray[np.float64]:
     """Volumes of the 145 regions, mm^3, not calibrated: each voxel counts for its likeliest region by :func:`fuse`."""
-    return np.asarray(np.bincount(regions.argmax(axis=1), minlength=147)[:CSF] * head.mask.grid.voxel_volume)
+    return np.asarray(np.bincount(regions.argmax(axis=1), minlength=147)[:CSF] * head.voxel)
 
 
 def fused_mask(regions: NDArray[np.float32], head: Head, grid: Grid, icv: masks.Mask) -> masks.Mask:
@@ -142,13 +155,17 @@ def fused_mask(regions: NDArray[np.float32], head: Head, grid: Grid, icv: masks.
     regions : array, (n, 147)
         Of :func:`fuse`.
     """
-    share = spread(1 - regions[:, CSF] - regions[:, REST], head)
-    found = masks.solid(resample(Volume(share, head.mask.affine), grid) > BRAIN_SHARE)
-    return np.asarray(found & icv)
+    share = mean_on(grid, spread(1 - regions[:, CSF] - regions[:, REST], head))
+    return np.asarray(masks.solid(share > BRAIN_SHARE) & icv)
 
 
-def spread(values: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
-    """Values of the voxels within the skull, ``(n,)`` or ``(n, k)``, on their grid; 0 elsewhere."""
-    image = np.zeros((*head.mask.data.shape, *values.shape[1:]), np.float32)
-    image[head.mask.data] = values
-    return image
+def spread(values: NDArray[np.float32], head: Head) -> tuple[Volume, ...]:
+    """Values of the voxels within the skull, ``(n,)`` or ``(n, k)``, on their grids; 0 elsewhere."""
+    images, first = [], 0
+    for mask in head.masks:
+        last = first + int(mask.data.sum())
+        image = np.zeros((*mask.data.shape, *values.shape[1:]), np.float32)
+        image[mask.data] = values[first:last]
+        images.append(Volume(image, mask.affine))
+        first = last
+    return tuple(images)

@@ -5,6 +5,7 @@ A :class:`Grid` says where voxels lie in the world (mm), a :class:`Volume` adds 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -228,6 +229,11 @@ def separable(data: NDArray, weights: list[NDArray[np.float32]]) -> NDArray[np.f
         else:
             result = (result.reshape(x * y, z) @ weights[2].T).reshape(x, y, -1)
     return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def mean_on(grid: Grid, volumes: Sequence[Volume]) -> NDArray[np.float32]:
+    """Mean of volumes, each interpolated to ``grid``."""
+    return np.asarray(sum(resample(volume, grid) for volume in volumes) / np.float32(len(volumes)), np.float32)
 
 
 def spaced(grid: Grid, spacing: float) -> Grid:

@@ -33,6 +33,7 @@ def volumes(
     brain_mask: Path,
     icv_mask: Path,
     posteriors: Path,
+    posteriors_between: Path,
     xfm_inverse: Path,
     *,
     atlas: Path,
@@ -49,8 +50,9 @@ def volumes(
         Bias-corrected scan, native grid.
     brain_mask, icv_mask : Path
         Brain and intracranial mask, native grid.
-    posteriors : Path
-        18 classes, 2 mm.
+    posteriors, posteriors_between : Path
+        18 classes, 2 mm, on grids half a voxel apart along each axis. Both are counted: where the voxels of one alone
+        happen to lie moves the volumes of regions by 2 per cent and the brain age by a year.
     xfm_inverse : Path
         Template to T1w: carries a native point to the template.
     atlas : Path
@@ -75,8 +77,8 @@ def volumes(
     """
     chart = read_atlas(atlas)
     icv = read(icv_mask, np.uint8)
-    head = gather(read(t1w_preproc), icv, read(posteriors))
-    points = template_points(xfm_inverse, head.mask, template)
+    head = gather(read(t1w_preproc), icv, [read(posteriors), read(posteriors_between)])
+    points = template_points(xfm_inverse, head.masks, template)
     prior = look_up(chart, points)
     structures = structure_prior(prior, head.posterior)
     likely = fuse(prior, structures, head.intensity, points)
@@ -88,7 +90,7 @@ def volumes(
         write_table(out / "muse_volumes.tsv", calibrate(np.array([*found, head.skull]), chart)),
         save(out / "muse_dseg.nii.gz", region_labels(likely, head), head.native.affine),
         save(out / "brain_mask_fused.nii.gz", brain, icv.affine, np.uint8),
-        save_probability(out / "structure_prior.nii.gz", spread(structures, head), head.mask.affine),
+        save_probability(out / "structure_prior.nii.gz", *spread(structures, head)[0]),
         {"regions_empty": float((found == 0).sum())},
     )
 
@@ -96,8 +98,8 @@ def volumes(
 def region_labels(regions: NDArray[np.float32], head: Head) -> NDArray[np.uint8]:
     """MUSE number of the likeliest region at each voxel of the scan, 0 outside; ``regions`` of :func:`fuse`."""
     number = np.array([*(region.number for region in muse.regions()), 0, 0], dtype=np.uint8)
-    labels = Volume(spread(number[regions.argmax(axis=1)], head).astype(np.uint8), head.mask.affine)
-    return resample(labels, head.native.grid, nearest=True)
+    labels = spread(number[regions.argmax(axis=1)], head)[0]
+    return resample(Volume(labels.data.astype(np.uint8), labels.affine), head.native.grid, nearest=True)
 
 
 def calibrate(measured: NDArray[np.float64], atlas: Atlas) -> dict[int, float]:

@@ -72,10 +72,8 @@ def measure(atlas: Atlas, one: Example) -> Measured:
     """Measure a head with an atlas."""
     prior = look_up(atlas, one.points)
     likely = fuse(prior, structure_prior(prior, one.head.posterior), one.head.intensity, one.points)
-    found, owner = likely.argmax(axis=1), muse.classes()
-    volumes = measured(likely, one.head)
-    both = np.bincount(found[found == one.truth], minlength=147)[:145]
-    voxel = one.head.mask.grid.voxel_volume
+    found, owner = likely[: len(one.truth)].argmax(axis=1), muse.classes()
+    both, mine = (np.bincount(of, minlength=147)[:145] for of in (found[found == one.truth], found))
     mask = fused_mask(likely, one.head, one.icv.grid, one.icv.data > 0)
     groups = [[numbers(members) for members in STRUCTURES.values()], TISSUES]
     overlaps = [
@@ -83,8 +81,8 @@ def measure(atlas: Atlas, one: Example) -> Measured:
         for of in groups
     ]
     return Measured(
-        np.array([*volumes, one.head.skull]),
-        2 * both / np.maximum((volumes + one.reference[:145]) / voxel, 1),
+        np.array([*measured(likely, one.head), one.head.skull]),
+        2 * both / np.maximum(mine + one.reference[:145] / one.head.masks[0].grid.voxel_volume, 1),
         overlaps[0],
         overlaps[1],
         dice(resampled(mask, one), one.brain()),

@@ -35,8 +35,8 @@ class Example(NamedTuple):
         Where they lie in the template, mm.
     columns : array of uint8, template shape
         The reference in template space, columns of :func:`muse.columns`.
-    truth : array of uint8, (n,)
-        The reference at the head's voxels, likewise.
+    truth : array of uint8, (m,)
+        The reference at the voxels of the head's first grid, likewise: the other lies between its voxels.
     reference : array, (146,)
         Reference volumes of the 145 regions and the ICV, mm^3.
     dice : tuple of float
@@ -105,19 +105,21 @@ def through_stages(
 
 FILES = {
     "t1w_preproc": ".nii.gz", "brain_mask": ".nii.gz", "icv_mask": ".nii.gz", "posteriors": ".nii.gz",
-    "xfm_forward": ".h5", "xfm_inverse": ".h5",
+    "posteriors_between": ".nii.gz", "xfm_forward": ".h5", "xfm_inverse": ".h5",
 }  # fmt: skip
 
 
 def seen(paths: dict[str, Path]) -> Head:
     """What the measurement sees of a head, from the files of its stages."""
-    return gather(read(paths["t1w_preproc"]), read(paths["icv_mask"], np.uint8), read(paths["posteriors"]))
+    posteriors = [read(paths[name]) for name in ("posteriors", "posteriors_between")]
+    return gather(read(paths["t1w_preproc"]), read(paths["icv_mask"], np.uint8), posteriors)
 
 
 def example(name: str, paths: dict[str, Path], dseg: Path) -> Example:
     """What the atlas and its calibration need of one head, from the files of its stages."""
     labels, brain, icv = (read(path, np.uint8) for path in (dseg, paths["brain_mask"], paths["icv_mask"]))
     head = seen(paths)
+    first = head.masks[0]
     grid = template(DEFAULT, RESOLUTION).grid
     columns = muse.columns(np.rint(warp(labels, paths["xfm_forward"], grid, nearest=True)).astype(np.uint8))
     counts = np.bincount(muse.columns(labels.data).ravel(), minlength=147)[:146] * labels.grid.voxel_volume
@@ -127,9 +129,9 @@ def example(name: str, paths: dict[str, Path], dseg: Path) -> Example:
     return Example(
         name,
         head,
-        template_points(paths["xfm_inverse"], head.mask),
+        template_points(paths["xfm_inverse"], head.masks),
         columns.astype(np.uint8),
-        muse.columns(resample(labels, head.mask.grid, nearest=True)[head.mask.data]).astype(np.uint8),
+        muse.columns(resample(labels, first.grid, nearest=True)[first.data]).astype(np.uint8),
         np.array([*counts[:145], counts.sum()]),
         (overlaps[0], overlaps[1]),
         labels,

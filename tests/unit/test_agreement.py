@@ -71,7 +71,7 @@ def made_head(seed: int, odd: int | None = None) -> Example:
     numbers = np.array([*(region.number for region in muse.regions()), 1, 0], np.uint8)
     labels = Volume(numbers[columns], grid.affine)
     volume = float(inside.sum() * grid.voxel_volume)
-    head = Head(Volume(inside, grid.affine), posterior, intensity, volume, labels)
+    head = Head((Volume(inside, grid.affine),), posterior, intensity, volume, labels)
     counts = np.bincount(truth, minlength=147)[:145] * grid.voxel_volume
     icv = Volume(inside.astype(np.uint8), grid.affine)
     return Example(f"head-{seed}", head, points, columns, truth, np.array([*counts, volume]), (1.0, 1.0), labels, icv)

@@ -72,7 +72,16 @@ def test_posteriors_are_probabilities_where_the_brain_lies(simulated, segmented)
     assert np.abs(classes.data.sum(-1) - 1).max() < 0.03
     tissue = io.Volume(classes.data[..., 2:].sum(-1), classes.affine)
     there = io.resample(tissue, simulated[0].grid) > 0.5
-    assert masks.dice(masks.solid(there), mask_of(segmented.brain_mask)) > 0.999
+    assert masks.dice(masks.solid(there), mask_of(segmented.brain_mask)) > 0.99
+
+
+def test_the_second_posteriors_lie_between_the_voxels_of_the_first(segmented):
+    first, second = io.read(segmented.posteriors), io.read(segmented.posteriors_between)
+    assert np.allclose(np.linalg.inv(first.affine) @ second.affine[:, 3], [0.5, 0.5, 0.5, 1])
+    seen = [io.Volume(one.data[..., 2:].sum(-1), one.affine) for one in (first, second)]
+    apart = masks.dice(seen[0].data > 0.5, seen[1].data > 0.5)
+    together = masks.dice(io.resample(seen[1], seen[0].grid) > 0.5, seen[0].data > 0.5)
+    assert together > max(0.96, apart + 0.02)
 
 
 def test_structures_are_named_by_hemisphere(simulated, segmented):
@@ -104,8 +113,10 @@ def test_a_larger_field_of_view_changes_nothing(simulated, segmented, margin):
     shape = tuple(n + 2 * m for n, m in zip(scan.data.shape, margin, strict=True))
     larger = io.window(scan, -np.asarray(margin), shape)
     network, _ = load_network(BUNDLE)
-    found = brain.locate_and_segment(network, brain.coarse(larger), half=brain.has_bfloat16("cpu"))
-    mask, _, stripped = brain.native_masks(found.classes, scan, brain.coarse(scan))
+    half = brain.has_bfloat16("cpu")
+    first = brain.locate_and_segment(network, brain.coarse(larger), half=half).classes
+    second = brain.half_a_voxel_on(network, larger, first.grid, exchanged=False, half=half)
+    mask, _, stripped = brain.native_masks([first, second], scan, brain.coarse(scan))
     assert masks.dice(mask, mask_of(segmented.brain_mask)) > 0.995
     assert not stripped
 

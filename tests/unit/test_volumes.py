@@ -15,8 +15,8 @@ from bids_brainage.core.errors import BundleError
 from bids_brainage.image import brain, muse
 from bids_brainage.image.atlas import look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
-from bids_brainage.image.fusion import fuse, structure_prior
-from bids_brainage.image.io import read, save, save_probability
+from bids_brainage.image.fusion import fuse, gather, measured, spread, structure_prior
+from bids_brainage.image.io import Volume, read, save, save_probability, shifted
 from bids_brainage.image.masks import dice, fill_holes
 from bids_brainage.image.volumes import calibrate, volumes
 
@@ -129,11 +129,13 @@ def lopsided(atlas, tmp_path_factory):
     affine = atlas.grid.affine
     t1w = save(folder / "t1w.nii.gz", bright[classes].astype(np.float32), affine)
     icv = save(folder / "icv.nii.gz", classes > 0, affine)
-    posteriors = save_probability(folder / "p.nii.gz", np.eye(18, dtype=np.float32)[classes], affine)
+    sharp = np.eye(18, dtype=np.float32)[classes]
+    posteriors = save_probability(folder / "p.nii.gz", sharp, affine)
+    between = save_probability(folder / "b.nii.gz", sharp, shifted(affine, [0.5] * 3))
     still = ants.create_ants_transform("AffineTransform", dimension=3, matrix=np.eye(3), translation=[0, 0, 0])
     ants.write_transform(still, str(folder / "xfm.mat"))
     brain = save(folder / "brain.nii.gz", classes > 1, affine)
-    return t1w, brain, icv, posteriors, folder / "xfm.mat", ventricle
+    return t1w, brain, icv, posteriors, between, folder / "xfm.mat", ventricle
 
 
 def test_a_ventricle_grown_on_the_left_is_larger_on_the_left(lopsided, bundle, tmp_path):
@@ -181,3 +183,22 @@ def test_structure_priors_are_probabilities_and_weigh_both_sources():
 def test_a_bundle_of_another_kind_is_refused(bundle):
     with pytest.raises(BundleError, match="is no MUSE atlas"):
         read_atlas(bundle.parent / "roi")
+
+
+def test_voxels_of_both_grids_count_half():
+    """Two grids half a voxel apart see the same ball: each region has the mean of both volumes."""
+    affine = np.diag([2.0, 2, 2, 1])
+    ball = np.linalg.norm(np.indices((24, 24, 24)) - 11.6, axis=0) < 8
+    moved = np.linalg.norm(np.indices((24, 24, 24)) + 0.5 - 11.6, axis=0) < 8
+    sharp = [np.eye(18, dtype=np.float32)[np.where(one, 2, 0)] for one in (ball, moved)]
+    scan = Volume(np.random.default_rng(0).uniform(1, 2, (24, 24, 24)).astype(np.float32), affine)
+    icv = Volume(np.ones((24, 24, 24), np.uint8), affine)
+    grids = [affine, shifted(affine, [0.5] * 3)]
+    head = gather(scan, icv, [Volume(one, grid) for one, grid in zip(sharp, grids, strict=True)])
+    parts = [int(mask.data.sum()) for mask in head.masks]
+    regions = np.zeros((sum(parts), 147), np.float32)
+    regions[np.arange(sum(parts)), np.where(head.posterior[:, 2] > 0.5, 0, 145)] = 1
+    assert measured(regions, head)[0] == pytest.approx(4 * (ball.sum() + moved.sum()))
+    images = spread(regions[:, 0], head)
+    assert [int(image.data.sum()) for image in images] == [ball.sum(), moved.sum()]
+    assert all(np.array_equal(image.affine, grid) for image, grid in zip(images, grids, strict=True))
