@@ -142,7 +142,7 @@ def _closing(
     constants = {a: settings[a] for a in parameters(locate(function)) if settings.get(a) is not None}
     use: dict[str, Any] = {"mem_gb": CLOSING_GB, "n_procs": 1}
     if name == "predict" and settings.get("predict_gb", 0) > CLOSING_GB:  # a network over a whole volume
-        use = {"mem_gb": settings["predict_gb"], "n_procs": settings["threads"]}
+        use = {"mem_gb": settings["predict_gb"], "n_procs": settings.get("threads", 1)}
     made = node(function, name, artefacts=tuple(taken), constants=constants, **use)
     made.interface._always_run = name == "publish"
     _connect(workflow, made, taken)
