@@ -22,7 +22,7 @@ FEWEST = 3
 
 
 class Predicted(NamedTuple):
-    """Ages at the voxels of the brain, (voxels,), years; the true local ages where they are known, ``nan`` elsewhere."""
+    """Ages at the voxels of the brain, (voxels,), years; the true local ages where known, ``nan`` elsewhere."""
 
     scan: LocalScan
     ages: NDArray[np.float32]
@@ -79,8 +79,15 @@ def measured(found: Predicted) -> Measured:
         r = np.corrcoef(ages[known], truth)[0, 1] if truth.std() > 0 else np.nan
     whole, off = ages.mean(), np.abs(ages - scan.age).mean()
     return Measured(
-        *(float(value) for value in (scan.age, whole, mean, off, error, r)),
-        *(scan.sex or "unknown", scan.site or "unknown", scan.is_control),
+        age=scan.age,
+        predicted=float(whole),
+        truth=float(mean),
+        voxel_mae=float(off),
+        voxel_mae_truth=float(error),
+        local_r=float(r),
+        sex=scan.sex or "unknown",
+        site=scan.site or "unknown",
+        control=scan.is_control,
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -96,7 +96,7 @@ def _keep(path: Path, data: NDArray[np.float32]) -> None:
         np.save(temporary, data.astype(np.float16), allow_pickle=False)
 
 
-def block(data: NDArray[np.generic], start: Sequence[int], shape: Shape) -> NDArray[np.generic]:
+def block(data: NDArray[np.generic], start: ArrayLike, shape: Shape) -> NDArray[np.generic]:
     """Part of a volume, 0 beyond it."""
     return window(Volume(data, NOWHERE), start, shape).data
 
