@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from bids_brainage.simulate import aging
-from bids_brainage.simulate.local import GROUPS
 from bids_brainage.simulate.lobes import LOBES
+from bids_brainage.simulate.local import GROUPS
 from bids_brainage.simulate.person import Person
 
 GAP_SD = 4.0
 FIELD_SD, FIELD_MM = (3.0, 4.0), (15.0, 40.0)
 OFFSET_SHARE, OFFSET_SD, MOST_PLACES = 0.4, 6.0, 3
 """Share of people with offsets, their SD in years, and in how many places at most."""
-PLACES = (*LOBES, *GROUPS, "thalamus", "caudate", "putamen", "hippocampus", "brainstem")
+PLACES = (*LOBES, *GROUPS, "thalamus", "caudate", "putamen", "hippocampus")
 SIDES = ("", "", "left_", "right_")
 
 

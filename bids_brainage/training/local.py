@@ -166,7 +166,7 @@ def write(recipe: Recipe, data: Data, outcome: Outcome, started: Mapping[str, An
 
 
 def _calibrate(recipe: Recipe, network: LocalUNet, data: Data) -> tuple[bool, list[Measured]]:
-    """Write the residuals and, where there are controls, their mean gaps by voxel; whether there are, and all people."""
+    """Write residuals and, where there are controls, their mean gaps by voxel; whether there are, and all people."""
     rows: list[Measured] = []
 
     def gaps() -> Iterator[tuple[float, NDArray[np.float32]]]:

@@ -137,7 +137,8 @@ def _files(maps: Path, template: str, resolution: float) -> list[tuple[Path, dic
     if not files:
         raise UsageError(
             f"{maps}: holds no modulated maps in {template} at {resolution:g} mm "
-            f"(*_space-{template}_res-{wanted['res']}_{GM}); run the app with a model that needs them, or brainage simulate --maps-only"
+            f"(*_space-{template}_res-{wanted['res']}_{GM}); "
+            "run the app with a model that needs them, or brainage simulate --maps-only"
         )
     return files
 
