@@ -241,12 +241,15 @@ def test_a_perfect_map_has_no_error_and_the_truth_is_told_from_the_age():
     assert (found.voxel_mae_truth, found.truth, found.predicted) == pytest.approx((0, 50, 50))
     assert found.local_r == pytest.approx(1)
     assert found.voxel_mae == pytest.approx(np.abs(truth - 45).mean())
-    rows = [found._replace(age=20.0 + i, predicted=25.0 + i) for i in range(30)]
-    figures = localjudge.figures(rows, rows, 0)
+    rows = [found._replace(age=20.0 + i, predicted=25.0 + i, truth=24.0 + i) for i in range(30)]
+    past = [found._replace(age=20.0 + i, predicted=20.0 + i + 8 * (-1) ** i) for i in range(30)]
+    figures = localjudge.figures(rows, past, 0)
     assert figures["test"]["mae"]["value"] == figures["test"]["bias"]["value"] == 5
     assert figures["by_age"]["30-39"] == {"n": 10, "mae": 5.0, "bias": 5.0}
     assert figures["interval_90"]["covered"] == 30
+    assert figures["interval_90"]["mean_width"] == pytest.approx(16)
     assert figures["local_truth"]["voxel_mae"]["value"] == 0
+    assert figures["local_truth"]["mean_age"]["bias"]["value"] == 1
 
 
 def test_the_range_of_ages_keeps_ten_people_beyond_it():
@@ -254,6 +257,20 @@ def test_the_range_of_ages_keeps_ten_people_beyond_it():
     assert age_range(np.arange(7.0)) == (0.0, 6.0)
 
 
+@pytest.mark.slow
+def test_a_run_without_a_better_validation_ends_by_patience(people, tmp_path):
+    (tmp_path / "still.toml").write_text(f"resolution = {COARSE}\nrate = 1e-20\npatience = 1\nsamples = 1\n")
+    out = tmp_path / "still"
+    argv = ["train", "local", "--data", str(people), "--out", str(out), "--preset", "tiny", "--threads", "1"]
+    assert main([*argv, "--config", str(tmp_path / "still.toml"), "--steps", "40", "--every", "1"]) == 0
+    card = bundles.load(out).card
+    assert card["training"]["complete"]
+    assert card["maps"] == ["age", "gap_corrected"]
+    steps = [line.split(",")[0] for line in (out / "curves.csv").read_text().splitlines()[1:]]
+    assert [float(step) for step in steps] == [1, 2]
+
+
+@pytest.mark.slow
 def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_path, capsys):
     """The whole command: train, judge, write; predict as the app does; go on; refuse another run's folder."""
     (tmp_path / "coarse.toml").write_text(f"resolution = {COARSE}\n")
@@ -263,10 +280,7 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     assert main([*argv, "--steps", "2", "--every", "2"]) == 0
     bundle = find("mine", [tmp_path / "models"])
     assert bundle.card["training"]["kind"] == "simulated"
-    assert (
-        bundle.card["training"]["parts"] == {"train": 7, "validation": 1, "correction": 3, "test": 1}
-        or sum(bundle.card["training"]["parts"].values()) == 12
-    )
+    assert bundle.card["training"]["parts"] == {"train": 6, "validation": 1, "correction": 3, "test": 2}
     model = load_model(bundle)
     maps = next((people / "derivatives" / "maps").glob("sub-05/anat/*label-GM*"))
     artefacts = {"gm_modulated": maps, "wm_modulated": Path(str(maps).replace("GM", "WM")), "sex": "M"}
