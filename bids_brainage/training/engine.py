@@ -213,7 +213,8 @@ def run(
     best = ModelCheckpoint(**keep, filename=BEST, monitor=plan.monitor, mode=plan.mode, save_top_k=1)
     last = ModelCheckpoint(**keep, filename=LAST, monitor="step", mode="max", save_top_k=1)
     # without patience it never stops a run
-    early = EarlyStopping(plan.monitor, patience=plan.patience or plan.steps, mode=plan.mode)
+    patience = plan.patience or plan.steps
+    early = EarlyStopping(plan.monitor, patience=patience, mode=plan.mode, check_on_train_epoch_end=False)
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
