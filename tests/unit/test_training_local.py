@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.errors import UsageError
@@ -21,7 +22,7 @@ from bids_brainage.models.networks.inference import predict_whole, window_around
 from bids_brainage.models.networks.local_unet import MARGIN, LocalUNet, Supervised
 from bids_brainage.models.registry import find
 from bids_brainage.toolbox import main
-from bids_brainage.training import local_net, localjudge
+from bids_brainage.training import local, local_net, localjudge
 from bids_brainage.training.localcard import age_range
 from bids_brainage.training.localconfig import PRESETS, configure
 from bids_brainage.training.localdata import LocalScan, find_scans, people_of, split
@@ -294,3 +295,10 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     assert [float(step) for step in steps] == [2, 4]
     assert main([*argv, "--steps", "4", "--seed", "1"]) == 2
     assert "holds a run with other people, settings, label or seed" in capsys.readouterr().err
+    assert main([*argv, "--out", str(people)]) == 2
+    assert "holds no local model" in capsys.readouterr().err
+    network = LocalUNet(**bundle.card["arguments"])
+    assert local._begin(network, out)["bundle"] == bundles.load(out).digest
+    assert torch.equal(network.output.weight, load_file(out / "model.safetensors")["output.weight"].float())
+    with pytest.raises(UsageError, match="of another network"):
+        local._begin(LocalUNet(channels=2), out)
