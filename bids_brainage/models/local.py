@@ -33,7 +33,7 @@ from bids_brainage.image.io import Volume, read, same_grid, window
 from bids_brainage.image.network import has_bfloat16
 from bids_brainage.image.template import Template
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, SEX_CODE, SEX_MISSING, LocalConformal, Model
-from bids_brainage.models.networks.inference import monte_carlo, predict_whole, window_around
+from bids_brainage.models.networks.inference import Window, monte_carlo, predict_whole, window_around
 from bids_brainage.models.networks.local_unet import UNITS, LocalUNet
 from bids_brainage.stats.voxel_bins import VoxelBins, read_voxel_bins
 
@@ -75,6 +75,39 @@ def write_brain(brain: Volume, path: Path) -> Path:
     return Path(path)
 
 
+def read_tissues(paths: Sequence[Path], brain: Volume, seen: Window, use: str) -> NDArray[np.float32]:
+    """Modulated grey and white matter in the window of a model, (2, x, y, z).
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Of grey and of white matter.
+    brain : Volume
+        Mask on the grid that the maps must have.
+    seen : Window
+    use : str
+        Of which model or template that grid is, and what to do about another: ends the message.
+
+    Raises
+    ------
+    ScanError
+        Where a map lies on another grid, or cannot be a tissue map.
+    """
+    tissues = [read(path) for path in paths]
+    for path, tissue in zip(paths, tissues, strict=True):
+        if not same_grid(tissue.grid, brain.grid):
+            raise ScanError(f"{path}: is not on the grid of {use}")
+        if not np.isfinite(tissue.data).all() or tissue.data.min() < -TISSUE_IN_BRAIN:
+            raise ScanError(f"{path}: holds values that are no volumes (negative or not finite); make it again")
+    mean = float(sum(tissue.data[brain.data].mean() for tissue in tissues))
+    if not MEAN_TISSUE[0] <= mean <= MEAN_TISSUE[1]:
+        raise ScanError(
+            f"{paths[0]}: grey and white matter fill {mean:.2f} of the template's brain, "
+            f"where {MEAN_TISSUE[0]} to {MEAN_TISSUE[1]} are possible; look at segmentation and registration"
+        )
+    return np.stack([window(tissue, seen.start, seen.shape).data for tissue in tissues])
+
+
 class LocalModel(Model[LocalInputs]):
     """A U-Net over modulated grey and white matter."""
 
@@ -113,23 +146,8 @@ class LocalModel(Model[LocalInputs]):
     def prepare(self, artefacts: Mapping[str, Any]) -> LocalInputs:
         """Read ``gm_modulated`` and ``wm_modulated`` in the model's window, and keep ``sex``."""
         paths = [Path(artefacts[name]) for name in TISSUES]
-        tissues = [read(path) for path in paths]
-        for path, tissue in zip(paths, tissues, strict=True):
-            if not same_grid(tissue.grid, self.brain.grid):
-                raise ScanError(
-                    f"{path}: is not on the grid of model {self.name}; "
-                    f"use the template that it was trained in, --template {self.bundle.card['template']}"
-                )
-            if not np.isfinite(tissue.data).all() or tissue.data.min() < -TISSUE_IN_BRAIN:
-                raise ScanError(f"{path}: holds values that are no volumes (negative or not finite); make it again")
-        mean = float(sum(tissue.data[self.brain.data].mean() for tissue in tissues))
-        if not MEAN_TISSUE[0] <= mean <= MEAN_TISSUE[1]:
-            raise ScanError(
-                f"{paths[0]}: grey and white matter fill {mean:.2f} of the template's brain, "
-                f"where {MEAN_TISSUE[0]} to {MEAN_TISSUE[1]} are possible; look at segmentation and registration"
-            )
-        seen = [window(tissue, self.window.start, self.window.shape).data for tissue in tissues]
-        return LocalInputs(np.stack(seen), artefacts.get("sex"), paths[0])
+        use = f"model {self.name}; use the template that it was trained in, --template {self.bundle.card['template']}"
+        return LocalInputs(read_tissues(paths, self.brain, self.window, use), artefacts.get("sex"), paths[0])
 
     def tensor(self, person: LocalInputs) -> Tensor:
         """What the network takes, (1, inputs, x, y, z)."""

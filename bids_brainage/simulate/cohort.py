@@ -20,6 +20,7 @@ from bids_brainage.simulate.person import Grown, Person, Visit, grown, head_of
 from bids_brainage.simulate.scanner import ORIENTATIONS, Head, Protocol, acquire
 from bids_brainage.simulate.sites import SITES
 from bids_brainage.simulate.truth import Truth, describe_maps, write_tissue_maps
+from bids_brainage.simulate.variety import varied
 
 AGE_RANGE = (45.0, 78.0)
 
@@ -44,6 +45,8 @@ class Plan:
         Folder of label maps.
     maps_only : bool
         Write tissue maps in template space, and no scans.
+    vary_local : bool
+        Each person ages unevenly, as `variety.varied` draws it.
     """
 
     ages: tuple[float, float] = AGE_RANGE
@@ -53,6 +56,7 @@ class Plan:
     field_mm: float = 20.0
     bases: Path | None = None
     maps_only: bool = False
+    vary_local: bool = False
 
     def check(self, resolution: float) -> None:
         """Refuse what makes no sense, before any work."""
@@ -61,6 +65,8 @@ class Plan:
             raise UsageError(f"--ages {low:g} {high:g}: give the lower age first, both from 18 to 95 years")
         if self.maps_only and not 1 <= resolution <= 4:
             raise UsageError(f"--maps-only at {resolution:g} mm: give a voxel size of 1 to 4 mm")
+        if self.vary_local and (self.field_sd or self.diseases):
+            raise UsageError("--vary-local: draws fields and offsets itself; leave out --field and --disease")
         check_field(self.field_sd, self.field_mm)
 
 
@@ -269,6 +275,7 @@ def simulate_dataset(
         raise UsageError(f"{out}: is not an empty folder; give another one, or empty it")
     persons = disease.spread(people(n, seed), plan.diseases, seed)
     persons = [replace(p, field_sd=plan.field_sd, field_mm=plan.field_mm) for p in persons]
+    persons = varied(persons, seed) if plan.vary_local else persons
     bases = list(find_bases(plan.bases)) if plan.bases else []
     scans = visits(persons, seed, plan.ages, plan.sites)
     if plan.maps_only:

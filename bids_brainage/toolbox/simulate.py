@@ -40,6 +40,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="everybody's local age varies by this SD, smoothly over this length",
     )
     parser.add_argument(
+        "--vary-local",
+        action="store_true",
+        help="everybody ages unevenly in a way of their own: what trains a model of local brain age",
+    )
+    parser.add_argument(
         "--bases", type=Path, metavar="DIR", help="folder of aseg-like or MUSE label maps to take anatomies from"
     )
     parser.add_argument(
@@ -63,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         field_mm=length,
         bases=args.bases,
         maps_only=args.maps_only,
+        vary_local=args.vary_local,
     )
     out = simulate_dataset(args.out, n=args.n, seed=args.seed, resolution=args.resolution, plan=plan)
     if args.maps_only:

@@ -116,18 +116,10 @@ def _segment(recipes: Any) -> None:
 
 def run_segment(args: argparse.Namespace) -> int:
     """Train, write the bundle of the best weights so far, and print what its card says."""
-    try:
-        import lightning  # noqa: F401
-    except ImportError:
-        raise UsageError("training needs Lightning; run: pip install 'bids-brainage[train]'") from None
-    import torch
-
+    _ready(args.threads)
     from bids_brainage.training.engine import Plan
     from bids_brainage.training.segment import Recipe, fit
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     work = args.work or args.out.with_name(f"{args.out.name}-work")
     plan = Plan(work, args.steps, args.every, args.seed, args.device, args.hours)
     return _report(
@@ -165,6 +157,69 @@ def run_normative(args: argparse.Namespace) -> int:
     return _report(fit(args.female, args.male, judged=args.judge, same_heads=args.same_heads, out=args.out))
 
 
+def _local(recipes: Any) -> None:
+    """An age at each voxel, from modulated tissue maps; the same command goes on with a run that was stopped."""
+    recipe = recipes.add_parser("local", help="an age at each voxel, from tissue maps", description=_local.__doc__)
+    add = recipe.add_argument
+    add(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DERIVATIVES",
+        help="output of the app with modulated maps, or of brainage simulate --maps-only",
+    )
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle; its name becomes the model's")
+    add("--work", type=Path, metavar="DIR", help="keeps maps and checkpoints (default: beside the bundle)")
+    add("--preset", choices=("tiny", "default", "published"), default="default", help="settings (default: default)")
+    add("--config", type=Path, metavar="FILE", help="TOML file of settings that replace the preset's (docs/models.md)")
+    add("--label", choices=("age", "truth"), default="age", help="at every voxel the age, or the simulated local age")
+    add("--steps", type=int, metavar="N", help="in all, earlier calls included (default: the preset's)")
+    add("--every", type=int, metavar="N", help="steps between validations and checkpoints (default: the preset's)")
+    add("--hours", type=float, default=math.inf, metavar="H", help="stop after this long, to go on later")
+    add("--device", default="cpu", metavar="NAME", help="cpu, cuda (all GPUs) or cuda:N (default: cpu)")
+    add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
+    add("--seed", type=int, default=0, metavar="N", help="of split, weights and blocks (default: 0)")
+    add("--start", type=Path, metavar="BUNDLE", help="begin with the weights of this bundle")
+    recipe.set_defaults(run=run_local)
+
+
+def run_local(args: argparse.Namespace) -> int:
+    """Train, write the bundle of the best weights so far, and print what its card says."""
+    _ready(args.threads)
+    from bids_brainage.training.local import fit
+    from bids_brainage.training.localconfig import configure
+    from bids_brainage.training.localrecipe import Recipe
+
+    recipe = Recipe(
+        data=tuple(args.data),
+        out=args.out,
+        config=configure(args.preset, args.config, steps=args.steps, every=args.every),
+        work=args.work or args.out.with_name(f"{args.out.name}-work"),
+        label=args.label,
+        seed=args.seed,
+        device=args.device,
+        hours=args.hours,
+        start=args.start,
+        preset=args.preset,
+        settings=args.config,
+    )
+    return _report(fit(recipe))
+
+
+def _ready(threads: int | None) -> None:
+    """Refuse where Lightning is not installed; set the threads of torch; show the log."""
+    try:
+        import lightning  # noqa: F401
+    except ImportError:
+        raise UsageError("training needs Lightning; run: pip install 'bids-brainage[train]'") from None
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
 def _report(bundle: Bundle) -> int:
     from bids_brainage.toolbox.models import summary
 
@@ -172,4 +227,4 @@ def _report(bundle: Bundle) -> int:
     return 0
 
 
-RECIPES = (_roi, _atlas, _segment, _normative)
+RECIPES = (_roi, _atlas, _segment, _local, _normative)

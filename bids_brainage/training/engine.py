@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -51,7 +51,11 @@ class Plan:
     averaging : float
         Decay of the exponential moving average of the weights, which is what is validated and kept.
     monitor : str
-        Higher is better; the best checkpoint is kept.
+        What the best checkpoint is chosen by.
+    lower_is_better : bool
+        Whether ``monitor`` is an error.
+    patience : int, optional
+        Stop for good after so many validations without a better one.
     """
 
     folder: Path
@@ -62,6 +66,13 @@ class Plan:
     hours: float = math.inf
     averaging: float = 0.998
     monitor: str = "dice"
+    lower_is_better: bool = False
+    patience: int | None = None
+
+    @property
+    def mode(self) -> str:
+        """Lightning's word for what is better."""
+        return "min" if self.lower_is_better else "max"
 
 
 @dataclass(frozen=True)
@@ -199,8 +210,11 @@ def run(
     seed_everything(plan.seed, workers=True, verbose=False)
     progress = Progress(plan)
     keep: dict[str, Any] = {"dirpath": plan.folder, "enable_version_counter": False, "auto_insert_metric_name": False}
-    best = ModelCheckpoint(**keep, filename=BEST, monitor=plan.monitor, mode="max", save_top_k=1)
+    best = ModelCheckpoint(**keep, filename=BEST, monitor=plan.monitor, mode=plan.mode, save_top_k=1)
     last = ModelCheckpoint(**keep, filename=LAST, monitor="step", mode="max", save_top_k=1)
+    # without patience it never stops a run
+    patience = plan.patience or plan.steps
+    early = EarlyStopping(plan.monitor, patience=patience, mode=plan.mode, check_on_train_epoch_end=False)
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -210,7 +224,7 @@ def run(
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
         reload_dataloaders_every_n_epochs=1,
-        callbacks=[EMAWeightAveraging(decay=plan.averaging), progress, best, last],
+        callbacks=[EMAWeightAveraging(decay=plan.averaging), progress, early, best, last],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -227,7 +241,7 @@ def run(
         next(row for row in read_curves(plan.folder / CURVES) if row["step"] == kept["global_step"]),
         int(kept["global_step"]),
         progress.seconds,
-        trainer.global_step >= plan.steps,
+        trainer.global_step >= plan.steps or early.wait_count >= early.patience,
     )
 
 
@@ -240,7 +254,8 @@ def _validate_the_end(
         return
     found = trainer.validate(module, validation, verbose=False)[0]
     trainer.save_checkpoint(plan.folder / f"{LAST}.ckpt")
-    if best.best_model_score is None or found[plan.monitor] > float(best.best_model_score):
+    sign = -1 if plan.lower_is_better else 1
+    if best.best_model_score is None or sign * found[plan.monitor] > sign * float(best.best_model_score):
         trainer.save_checkpoint(plan.folder / f"{BEST}.ckpt")
 
 

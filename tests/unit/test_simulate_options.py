@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.simulate import aging, anatomy, bases, cohort, disease, scanner
+from bids_brainage.simulate import aging, anatomy, bases, cohort, disease, local, scanner, variety
 from bids_brainage.simulate.person import Person, Visit, head_of
 from bids_brainage.simulate.sites import SITES, profiles
 from bids_brainage.toolbox import main
@@ -145,6 +145,8 @@ def test_groups_sites_and_ages_stand_in_the_table(tmp_path) -> None:
         ["--field", "-1", "20"],
         ["--field", "3", "1"],
         ["--maps-only", "--resolution", "0.5"],
+        ["--vary-local", "--field", "3", "20"],
+        ["--vary-local", "--disease", "A:thalamus+5:0.1"],
         ["--bases", "."],
     ],
 )
@@ -155,6 +157,22 @@ def test_senseless_options_are_refused_in_a_line(argv, tmp_path, capsys, monkeyp
     assert error
     assert "\n" not in error
     assert not (tmp_path / "new").exists()
+
+
+def test_people_vary_around_no_mean_and_come_again_by_the_seed() -> None:
+    people = variety.varied(cohort.people(400, 1), 3)
+    assert people == variety.varied(cohort.people(400, 1), 3)
+    assert people != variety.varied(cohort.people(400, 1), 4)
+    gaps = np.array([p.gap for p in people])
+    assert abs(gaps.mean()) < 0.8
+    assert gaps.std() == pytest.approx(4, abs=0.5)
+    assert all(3 <= p.field_sd <= 4 and 15 <= p.field_mm <= 40 for p in people)
+    offsets = [p.offsets for p in people if p.offsets]
+    assert 0.3 < len(offsets) / len(people) < 0.5
+    found = np.concatenate([list(o.values()) for o in offsets])
+    assert abs(found.mean()) < 1.2
+    for mapping in offsets:
+        local.offsets_by_parcel(mapping)
 
 
 def test_maps_are_written_under_the_apps_names(base, tmp_path) -> None:

@@ -1,0 +1,185 @@
+"""Recipe of the ``local`` architecture: a U-Net over modulated maps, judged on people who took no part.
+
+Popescu et al. (2021), Frontiers in Aging Neuroscience 13:761954. People are split once: they train, choose the best
+weights, fit the correction by voxel and the intervals, or are judged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+
+from bids_brainage.bids.tables import write_tsv
+from bids_brainage.core import bundle as bundles
+from bids_brainage.core.bundle import CARD, Bundle
+from bids_brainage.core.errors import UsageError
+from bids_brainage.core.files import atomic, copy, read_json, sha256_of, write_json
+from bids_brainage.image.template import DEFAULT, template
+from bids_brainage.models.local import BINS, BRAIN, RESIDUALS, WEIGHTS, brain_of, write_brain
+from bids_brainage.models.networks.inference import window_around
+from bids_brainage.models.networks.local_unet import LocalUNet
+from bids_brainage.stats.voxel_bins import EDGES, fit_voxel_bins, write_voxel_bins
+from bids_brainage.training import engine, localcard, localjudge
+from bids_brainage.training.engine import CURVES, Outcome
+from bids_brainage.training.local_net import LocalLearner, steps_from, whole_brains
+from bids_brainage.training.localdata import find_scans, first_scans, split
+from bids_brainage.training.localjudge import Measured
+from bids_brainage.training.localrecipe import Data, Recipe
+from bids_brainage.training.localstore import Blocks, Stored, Wholes, store
+
+LOG = logging.getLogger("bids_brainage")
+FIGURE, SETTINGS = "curves.png", "settings.json"
+ROUNDED = 4
+"""People on whom the rounding of the weights is measured."""
+WIDE = (EDGES[0], *EDGES[2::2])
+
+
+def fit(recipe: Recipe) -> Bundle:
+    """Train, or go on training, and write the best weights so far as a bundle.
+
+    Raises
+    ------
+    UsageError
+        Where the data cannot be used, ``out`` is taken, or ``work`` holds another run.
+    """
+    _check_out(recipe.out)
+    data = gather(recipe)
+    _same_run(recipe, data)
+    torch.manual_seed(recipe.seed)
+    network = LocalUNet(**recipe.config.arguments)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    started = _begin(network, recipe.start)
+    config, blocks = recipe.config, data.blocks
+    people = _spread(_first(data.parts["validation"]), config.validate)
+    outcome = engine.run(
+        LocalLearner(network, config),
+        lambda first: steps_from(blocks, first, config.every),
+        whole_brains(Wholes(blocks, people)),
+        recipe.plan,
+    )
+    return write(recipe, data, outcome, started)
+
+
+def gather(recipe: Recipe) -> Data:
+    """Find the people, bring their maps into the model's window, and split them."""
+    config = recipe.config
+    brain = brain_of(template(DEFAULT, config.resolution))
+    seen = window_around(brain.data)
+    found = find_scans(recipe.data, template=DEFAULT, resolution=config.resolution, truth=recipe.label == "truth")
+    for name, why in found.left_out.items():
+        LOG.warning("left out: %s (%s)", name, why)
+    kept, refused = store(found.scans, recipe.work / "maps", brain, seen, DEFAULT)
+    found.left_out.update(refused)
+    stored = {person.scan: person for person in kept}
+    parts = {part: [stored[s] for s in scans] for part, scans in split(list(stored), recipe.seed).items()}
+    LOG.info("people: %s", ", ".join(f"{len(_first(of))} {part}" for part, of in parts.items()))
+    inner = tuple(slice(a, a + n) for a, n in zip(seen.inner.start, seen.inner.shape, strict=True))
+    grown = np.pad(brain.data, [(0, max(0, part.stop - n)) for part, n in zip(inner, brain.data.shape, strict=True)])
+    return Data(
+        found,
+        parts,
+        Blocks(parts["train"], grown[inner], config, seed=recipe.seed, truth=recipe.label == "truth"),
+    )
+
+
+def _first(people: Sequence[Stored]) -> list[Stored]:
+    """One scan of each person."""
+    chosen = set(first_scans(person.scan for person in people))
+    return [person for person in people if person.scan in chosen]
+
+
+def _spread(people: list[Stored], count: int) -> list[Stored]:
+    """So many people at most, evenly over the ages."""
+    ordered = sorted(people, key=lambda person: person.scan.age)
+    return [
+        ordered[i] for i in np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
+    ]
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds anything but a local bundle, which is written anew."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / CARD).is_file() or read_json(out / CARD).get("architecture") != "local":
+        raise UsageError(f"{out}: is there already and holds no local model; give another folder")
+
+
+def _same_run(recipe: Recipe, data: Data) -> None:
+    """Refuse to go on with checkpoints of other people or another network."""
+    settings = {
+        "config": {
+            k: v for k, v in asdict(recipe.config).items() if k not in ("steps", "every", "patience", "workers")
+        },
+        "label": recipe.label,
+        "seed": recipe.seed,
+        "people": sha256_of({part: [person.maps.name for person in of] for part, of in data.parts.items()}),
+    }
+    path = recipe.work / SETTINGS
+    if (recipe.work / f"{engine.LAST}.ckpt").is_file() and path.is_file() and read_json(path) != settings:
+        raise UsageError(
+            f"{recipe.work}: holds a run with other people, settings, label or seed; "
+            "give another --work, or remove its last.ckpt, best.ckpt and curves.csv"
+        )
+    write_json(path, settings)
+
+
+def _begin(network: LocalUNet, start: Path | None) -> Mapping[str, Any] | None:
+    """Load the weights to start from; what their card says of their own training."""
+    if start is None:
+        return None
+    bundle = bundles.load(start)
+    try:
+        network.load_state_dict(load_file(bundle.file(WEIGHTS)))
+    except (KeyError, RuntimeError):
+        raise UsageError(f"{start}: its weights are of another network; start from one with these settings") from None
+    return {"bundle": bundle.digest, "training": bundle.card["training"]}
+
+
+def write(recipe: Recipe, data: Data, outcome: Outcome, started: Mapping[str, Any] | None) -> Bundle:
+    """Judge the weights as they are kept (float16), fit correction and intervals, and write all as a bundle."""
+    full, kept = LocalUNet(**recipe.config.arguments), LocalUNet(**recipe.config.arguments)
+    full.load_state_dict(outcome.weights)
+    kept.load_state_dict({name: value.half() for name, value in outcome.weights.items()})
+    out, blocks, device = recipe.out, data.blocks, recipe.device
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic(out / WEIGHTS) as temporary:
+        temporary.write_bytes(save({name: value.half().contiguous() for name, value in outcome.weights.items()}))
+    write_brain(brain_of(template(DEFAULT, recipe.config.resolution)), out / BRAIN)
+    for name in (CURVES, FIGURE):
+        copy(recipe.work / name, out / name)
+    corrects, calibration = _calibrate(recipe, kept, data)
+    people = _first(data.parts["test"])
+    test = [localjudge.measured(found) for found in localjudge.predictions(kept, blocks, people, device)]
+    metrics = localjudge.figures(test, calibration, recipe.seed)
+    metrics["float16"] = localjudge.rounding(full, kept, blocks, people[:ROUNDED], device)
+    named = [WEIGHTS, BRAIN, RESIDUALS, CURVES, FIGURE, *([BINS] if corrects else [])]
+    card = localcard.describe(recipe, data, outcome, started, metrics, corrects)
+    return bundles.save(out, card, {name: out / name for name in named})
+
+
+def _calibrate(recipe: Recipe, network: LocalUNet, data: Data) -> tuple[bool, list[Measured]]:
+    """Write residuals and, where there are controls, their mean gaps by voxel; whether there are, and all people."""
+    rows: list[Measured] = []
+
+    def gaps() -> Iterator[tuple[float, NDArray[np.float32]]]:
+        people = _first(data.parts["correction"])
+        for found in localjudge.predictions(network, data.blocks, people, recipe.device):
+            rows.append(localjudge.measured(found))
+            if found.scan.is_control:
+                yield found.scan.age, found.ages - np.float32(found.scan.age)
+
+    try:
+        write_voxel_bins(fit_voxel_bins(gaps(), EDGES if recipe.config.bin_years == 5 else WIDE), recipe.out / BINS)
+    except ValueError as error:
+        LOG.warning("the bundle corrects no gap: %s", error)
+    residuals = [{"predicted": f"{r.predicted:.3f}", "residual": f"{r.predicted - r.age:.3f}"} for r in rows]
+    write_tsv(recipe.out / RESIDUALS, residuals, ["predicted", "residual"])
+    return any(row.control and EDGES[0] <= row.age < EDGES[-1] for row in rows), rows

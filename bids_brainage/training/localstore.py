@@ -1,0 +1,186 @@
+"""What the local network is shown: maps kept as float16 files that are read in part, and random blocks of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bids_brainage.core.errors import ScanError
+from bids_brainage.core.files import atomic, sha256_of
+from bids_brainage.image.io import Volume, read, same_grid, window
+from bids_brainage.models.base import SEX_CODE
+from bids_brainage.models.local import read_tissues
+from bids_brainage.models.networks.inference import Window
+from bids_brainage.models.networks.local_unet import MARGIN
+from bids_brainage.training.localconfig import Config
+from bids_brainage.training.localdata import LocalScan
+
+LOG = logging.getLogger("bids_brainage")
+Shape = tuple[int, int, int]
+NOWHERE: NDArray[np.float64] = np.eye(4)
+
+
+class Stored(NamedTuple):
+    """A scan, its maps (2, x, y, z) in the model's window, and the local age in its inner part where that is known.
+
+    Both files hold float16.
+    """
+
+    scan: LocalScan
+    maps: Path
+    truth: Path | None
+
+
+class Batch(NamedTuple):
+    """What the network sees, (n, inputs, x, y, z), and ages less the mean of training, (n, x - 40, y - 40, z - 40).
+
+    ``inside`` says where an age counts.
+    """
+
+    maps: Tensor
+    ages: Tensor
+    inside: Tensor
+
+
+def store(
+    scans: Sequence[LocalScan], folder: Path, brain: Volume, seen: Window, template: str
+) -> tuple[list[Stored], dict[str, str]]:
+    """Bring scans into the window of the model, as files that can be read in part; what is there already is kept.
+
+    Returns
+    -------
+    list of Stored
+    dict
+        Why scans cannot be used, by name.
+    """
+    kept: list[Stored] = []
+    refused: dict[str, str] = {}
+    for number, scan in enumerate(scans, start=1):
+        try:
+            kept.append(_stored(scan, folder, brain, seen, template))
+        except ScanError as error:
+            refused[scan.name] = str(error)
+            LOG.warning("left out: %s", error)
+        if number % 50 == 0 or number == len(scans):
+            LOG.info("maps %d of %d", number, len(scans))
+    return kept, refused
+
+
+def _stored(scan: LocalScan, folder: Path, brain: Volume, seen: Window, template: str) -> Stored:
+    sources = [scan.gm, scan.wm, *([scan.truth] if scan.truth else [])]
+    states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+    key = sha256_of([list(map(str, sources)), states, seen, brain.grid.shape])[:20]
+    maps, ages = folder / f"{key}.npy", folder / f"{key}-age.npy" if scan.truth else None
+    if not maps.is_file():
+        use = f"{template}, which trains; leave it out, or make it again"
+        _keep(maps, read_tissues(sources[:2], brain, seen, use))
+    if ages and not ages.is_file():
+        local = read(sources[2])
+        if not same_grid(local.grid, brain.grid):
+            raise ScanError(f"{sources[2]}: is not on the grid of its tissue maps; make it again")
+        _keep(ages, window(local, seen.inner.start, seen.inner.shape).data)
+    return Stored(scan, maps, ages)
+
+
+def _keep(path: Path, data: NDArray[np.float32]) -> None:
+    with atomic(path) as temporary:
+        np.save(temporary, data.astype(np.float16), allow_pickle=False)
+
+
+def block(data: NDArray[np.generic], start: ArrayLike, shape: Shape) -> NDArray[np.generic]:
+    """Part of a volume, 0 beyond it."""
+    return window(Volume(data, NOWHERE), start, shape).data
+
+
+class Blocks(Dataset[Batch]):
+    """The batches of training by the number of their step: the same seed and step give the same blocks.
+
+    Parameters
+    ----------
+    people : sequence of Stored
+    brain : array of bool
+        Voxels that count, in the inner part of the window.
+    config : Config
+        Its steps are those of the run.
+    seed : int
+    truth : bool
+        Whether the label is the local age, and not the person's age at every voxel.
+    """
+
+    def __init__(
+        self, people: Sequence[Stored], brain: NDArray[np.bool_], config: Config, *, seed: int, truth: bool
+    ) -> None:
+        self.people, self.brain, self.config = list(people), brain, config
+        self.seed, self.truth = seed, truth
+        self.mean_age = round(float(np.mean([person.scan.age for person in people])), 2)
+        x, y, z = (size + 2 * MARGIN for size in brain.shape)
+        self.whole: Shape = (x, y, z)
+        self._places = np.argwhere(brain).astype(np.int16)
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def size(self, step: int) -> tuple[Shape, int]:
+        """Input size and number of the blocks of a step."""
+        side, config = self.config.crop, self.config
+        if side == 0:
+            return self.whole, config.batch
+        if step >= round((1 - config.whole) * config.steps):
+            return self.whole, max(1, config.batch * side**3 // prod(self.whole))
+        return (side, side, side), config.batch
+
+    def __getitem__(self, step: int) -> Batch:
+        size, count = self.size(step)
+        rng = np.random.default_rng((self.seed, step))
+        chosen = rng.choice(len(self.people), count, replace=count > len(self.people))
+        items = [self.item(self.people[i], self.place(rng, size), size, rng) for i in chosen]
+        return Batch(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+
+    def place(self, rng: np.random.Generator, size: Shape) -> NDArray[np.int_]:
+        """First voxel of a block, in the window: a random voxel of the brain is in its output."""
+        given = np.array(size) - 2 * MARGIN
+        start = self._places[rng.integers(len(self._places))] - rng.integers(0, given)
+        return np.clip(start, 0, np.maximum(0, np.array(self.brain.shape) - given))
+
+    def item(self, person: Stored, start: NDArray[np.int_], size: Shape, rng: np.random.Generator | None) -> Batch:
+        """One block of a person; without a generator, as it is."""
+        x, y, z = (side - 2 * MARGIN for side in size)
+        stored = np.load(person.maps, mmap_mode="r")
+        maps = np.stack([block(part, start, size) for part in stored]).astype(np.float32)
+        inside = block(self.brain, start, (x, y, z)).astype(bool)
+        if not self.truth or person.truth is None:
+            ages = np.full(inside.shape, person.scan.age, np.float32)
+        else:
+            ages = block(np.load(person.truth, mmap_mode="r"), start, (x, y, z)).astype(np.float32)
+            inside &= ages > 0
+        if rng is not None:
+            maps *= 1 + self.config.jitter * rng.standard_normal((len(maps), 1, 1, 1), np.float32)
+            if self.config.flip and rng.random() < 0.5:
+                maps, ages, inside = maps[:, ::-1], ages[::-1], inside[::-1]
+        if self.config.sex:
+            maps = np.concatenate([maps, np.full((1, *size), SEX_CODE[person.scan.sex], np.float32)])
+        parts = (maps, ages - np.float32(self.mean_age), inside)
+        return Batch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
+
+class Wholes(Dataset[Batch]):
+    """Whole brains as they are, one a batch."""
+
+    def __init__(self, blocks: Blocks, people: Sequence[Stored]) -> None:
+        self.blocks, self.people = blocks, list(people)
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, number: int) -> Batch:
+        found = self.blocks.item(self.people[number], np.zeros(3, int), self.blocks.whole, None)
+        return Batch(*(part[None] for part in found))
