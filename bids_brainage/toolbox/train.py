@@ -187,9 +187,9 @@ def _local(recipes: Any) -> None:
 def run_local(args: argparse.Namespace) -> int:
     """Train, write the bundle of the best weights so far, and print what its card says."""
     _ready(args.threads)
-    from bids_brainage.training.local import fit
-    from bids_brainage.training.localconfig import configure
-    from bids_brainage.training.localrecipe import Recipe
+    from bids_brainage.training.local.config import configure
+    from bids_brainage.training.local.fit import fit
+    from bids_brainage.training.local.recipe import Recipe
 
     recipe = Recipe(
         data=tuple(args.data),

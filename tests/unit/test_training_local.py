@@ -22,11 +22,11 @@ from bids_brainage.models.networks.inference import predict_whole, window_around
 from bids_brainage.models.networks.local_unet import MARGIN, LocalUNet, Supervised
 from bids_brainage.models.registry import find
 from bids_brainage.toolbox import main
-from bids_brainage.training import local, local_net, localjudge
-from bids_brainage.training.localcard import age_range
-from bids_brainage.training.localconfig import PRESETS, configure
-from bids_brainage.training.localdata import LocalScan, find_scans, people_of, split
-from bids_brainage.training.localstore import Batch, Blocks, Stored, store
+from bids_brainage.training.local import judge, net
+from bids_brainage.training.local.card import age_range
+from bids_brainage.training.local.config import PRESETS, configure
+from bids_brainage.training.local.data import LocalScan, find_scans, people_of, split
+from bids_brainage.training.local.store import Batch, Blocks, Stored, store
 
 COARSE = 6.0
 STEM = f"space-{DEFAULT}_res-6"
@@ -103,7 +103,7 @@ def test_the_seed_changes_the_split_and_nine_people_are_too_few():
 @given(step=st.integers(0, 1000))
 def test_the_coarser_ages_lose_their_weight_in_a_line(step):
     config = configure("tiny", None, steps=1000, auxiliary=2.0, auxiliary_until=0.5)
-    assert local_net.annealed(step, config) == pytest.approx(max(0.0, 2 * (1 - step / 500)))
+    assert net.annealed(step, config) == pytest.approx(max(0.0, 2 * (1 - step / 500)))
 
 
 def test_the_loss_counts_voxels_of_the_brain_and_the_coarser_ages():
@@ -112,10 +112,10 @@ def test_the_loss_counts_voxels_of_the_brain_and_the_coarser_ages():
     inside[0, :2] = True
     batch = Batch(torch.zeros(1), ages, inside)
     found = Supervised(torch.where(inside, 3.0, 99.0), torch.tensor([1.0]), torch.tensor([-2.0]))
-    assert local_net.loss(found, batch, 0.0) == 3.0
-    assert local_net.loss(found, batch, 0.5) == 3.0 + 0.5 * (1 + 2)
+    assert net.loss(found, batch, 0.0) == 3.0
+    assert net.loss(found, batch, 0.5) == 3.0 + 0.5 * (1 + 2)
     nothing = Batch(torch.zeros(1), ages, torch.zeros_like(inside))
-    assert local_net.loss(found, nothing, 1.0) == 0.0
+    assert net.loss(found, nothing, 1.0) == 0.0
 
 
 def test_a_block_s_label_lies_where_a_network_that_copies_the_centre_finds_it(tmp_path):
@@ -238,13 +238,13 @@ def test_maps_are_stored_as_the_model_reads_them_and_unusable_ones_named(people,
 
 def test_a_perfect_map_has_no_error_and_the_truth_is_told_from_the_age():
     truth = np.linspace(40, 60, 50, dtype=np.float32)
-    found = localjudge.measured(localjudge.Predicted(scan(0, 45.0), truth, truth))
+    found = judge.measured(judge.Predicted(scan(0, 45.0), truth, truth))
     assert (found.voxel_mae_truth, found.truth, found.predicted) == pytest.approx((0, 50, 50))
     assert found.local_r == pytest.approx(1)
     assert found.voxel_mae == pytest.approx(np.abs(truth - 45).mean())
     rows = [found._replace(age=20.0 + i, predicted=25.0 + i, truth=24.0 + i) for i in range(30)]
     past = [found._replace(age=20.0 + i, predicted=20.0 + i + 8 * (-1) ** i) for i in range(30)]
-    figures = localjudge.figures(rows, past, 0)
+    figures = judge.figures(rows, past, 0)
     assert figures["test"]["mae"]["value"] == figures["test"]["bias"]["value"] == 5
     assert figures["by_age"]["30-39"] == {"n": 10, "mae": 5.0, "bias": 5.0}
     assert figures["interval_90"]["covered"] == 30
@@ -298,7 +298,7 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     assert main([*argv, "--out", str(people)]) == 2
     assert "holds no local model" in capsys.readouterr().err
     network = LocalUNet(**bundle.card["arguments"])
-    assert local._begin(network, out)["bundle"] == bundles.load(out).digest
+    assert recipe._begin(network, out)["bundle"] == bundles.load(out).digest
     assert torch.equal(network.output.weight, load_file(out / "model.safetensors")["output.weight"].float())
     with pytest.raises(UsageError, match="of another network"):
-        local._begin(LocalUNet(channels=2), out)
+        recipe._begin(LocalUNet(channels=2), out)

@@ -16,14 +16,14 @@ from bids_brainage.image.network import has_bfloat16
 from bids_brainage.models.networks.inference import predict_whole
 from bids_brainage.models.networks.local_unet import LocalUNet, Supervised
 from bids_brainage.training.engine import warmup_and_decay
-from bids_brainage.training.localconfig import Config
-from bids_brainage.training.localstore import Batch, Blocks, Wholes
+from bids_brainage.training.local.config import Config
+from bids_brainage.training.local.store import Batch, Blocks, Wholes
 
 MONITOR = "voxel_mae"
 
 
 class LocalLearner(LightningModule):
-    """The network with its loss; batches are those of :class:`~bids_brainage.training.localstore.Blocks`."""
+    """The network with its loss; batches are those of :class:`~bids_brainage.training.local.store.Blocks`."""
 
     def __init__(self, network: LocalUNet, config: Config) -> None:
         super().__init__()

@@ -21,8 +21,8 @@ from bids_brainage.models.base import SEX_CODE
 from bids_brainage.models.local import read_tissues
 from bids_brainage.models.networks.inference import Window
 from bids_brainage.models.networks.local_unet import MARGIN
-from bids_brainage.training.localconfig import Config
-from bids_brainage.training.localdata import LocalScan
+from bids_brainage.training.local.config import Config
+from bids_brainage.training.local.data import LocalScan
 
 LOG = logging.getLogger("bids_brainage")
 Shape = tuple[int, int, int]

@@ -15,9 +15,9 @@ from bids_brainage.image.template import DEFAULT
 from bids_brainage.models.local import TISSUES
 from bids_brainage.training.card import UNSTATED
 from bids_brainage.training.engine import Outcome
-from bids_brainage.training.localdata import first_scans
-from bids_brainage.training.localjudge import BANDWIDTH, COVERAGE
-from bids_brainage.training.localrecipe import Data, Recipe
+from bids_brainage.training.local.data import first_scans
+from bids_brainage.training.local.judge import BANDWIDTH, COVERAGE
+from bids_brainage.training.local.recipe import Data, Recipe
 
 LIBRARIES = ("torch", "lightning", "numpy")
 FEWEST_BEYOND = 10

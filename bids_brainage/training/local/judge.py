@@ -14,8 +14,8 @@ from bids_brainage.models.base import LocalConformal
 from bids_brainage.models.networks.inference import predict_whole
 from bids_brainage.models.networks.local_unet import LocalUNet
 from bids_brainage.training import evaluate
-from bids_brainage.training.localdata import LocalScan
-from bids_brainage.training.localstore import Blocks, Stored, Wholes
+from bids_brainage.training.local.data import LocalScan
+from bids_brainage.training.local.store import Blocks, Stored, Wholes
 
 COVERAGE, BANDWIDTH = 0.9, 10.0
 FEWEST = 3

@@ -27,13 +27,15 @@ from bids_brainage.models.local import BINS, BRAIN, RESIDUALS, WEIGHTS, brain_of
 from bids_brainage.models.networks.inference import window_around
 from bids_brainage.models.networks.local_unet import LocalUNet
 from bids_brainage.stats.voxel_bins import EDGES, fit_voxel_bins, write_voxel_bins
-from bids_brainage.training import engine, localcard, localjudge
+from bids_brainage.training import engine
 from bids_brainage.training.engine import CURVES, Outcome
-from bids_brainage.training.local_net import LocalLearner, steps_from, whole_brains
-from bids_brainage.training.localdata import find_scans, first_scans, split
-from bids_brainage.training.localjudge import Measured
-from bids_brainage.training.localrecipe import Data, Recipe
-from bids_brainage.training.localstore import Blocks, Stored, Wholes, store
+from bids_brainage.training.local import card as cards
+from bids_brainage.training.local import judge
+from bids_brainage.training.local.data import find_scans, first_scans, split
+from bids_brainage.training.local.judge import Measured
+from bids_brainage.training.local.net import LocalLearner, steps_from, whole_brains
+from bids_brainage.training.local.recipe import Data, Recipe
+from bids_brainage.training.local.store import Blocks, Stored, Wholes, store
 
 LOG = logging.getLogger("bids_brainage")
 FIGURE, SETTINGS = "curves.png", "settings.json"
@@ -157,11 +159,11 @@ def write(recipe: Recipe, data: Data, outcome: Outcome, started: Mapping[str, An
         copy(recipe.work / name, out / name)
     corrects, calibration = _calibrate(recipe, kept, data)
     people = _first(data.parts["test"])
-    test = [localjudge.measured(found) for found in localjudge.predictions(kept, blocks, people, device)]
-    metrics = localjudge.figures(test, calibration, recipe.seed)
-    metrics["float16"] = localjudge.rounding(full, kept, blocks, people[:ROUNDED], device)
+    test = [judge.measured(found) for found in judge.predictions(kept, blocks, people, device)]
+    metrics = judge.figures(test, calibration, recipe.seed)
+    metrics["float16"] = judge.rounding(full, kept, blocks, people[:ROUNDED], device)
     named = [WEIGHTS, BRAIN, RESIDUALS, CURVES, FIGURE, *([BINS] if corrects else [])]
-    card = localcard.describe(recipe, data, outcome, started, metrics, corrects)
+    card = cards.describe(recipe, data, outcome, started, metrics, corrects)
     return bundles.save(out, card, {name: out / name for name in named})
 
 
@@ -171,8 +173,8 @@ def _calibrate(recipe: Recipe, network: LocalUNet, data: Data) -> tuple[bool, li
 
     def gaps() -> Iterator[tuple[float, NDArray[np.float32]]]:
         people = _first(data.parts["correction"])
-        for found in localjudge.predictions(network, data.blocks, people, recipe.device):
-            rows.append(localjudge.measured(found))
+        for found in judge.predictions(network, data.blocks, people, recipe.device):
+            rows.append(judge.measured(found))
             if found.scan.is_control:
                 yield found.scan.age, found.ages - np.float32(found.scan.age)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bids_brainage.training.engine import Plan
-from bids_brainage.training.local_net import MONITOR
-from bids_brainage.training.localconfig import Config
-from bids_brainage.training.localdata import Found, Part
-from bids_brainage.training.localstore import Blocks, Stored
+from bids_brainage.training.local.config import Config
+from bids_brainage.training.local.data import Found, Part
+from bids_brainage.training.local.net import MONITOR
+from bids_brainage.training.local.store import Blocks, Stored
 
 
 @dataclass(frozen=True)
