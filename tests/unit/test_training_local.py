@@ -22,6 +22,7 @@ from bids_brainage.models.networks.inference import predict_whole, window_around
 from bids_brainage.models.networks.local_unet import MARGIN, LocalUNet, Supervised
 from bids_brainage.models.registry import find
 from bids_brainage.toolbox import main
+from bids_brainage.training.local import fit as recipe
 from bids_brainage.training.local import judge, net
 from bids_brainage.training.local.card import age_range
 from bids_brainage.training.local.config import PRESETS, configure
