@@ -1,5 +1,6 @@
 """The page of one participant, from the derivatives on disk."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core.files import write_json, write_text
 from bids_brainage.core.types import Age, Scan
-from bids_brainage.reports.participant import write_report
+from bids_brainage.reports.participant import _bars, write_report
 from bids_brainage.workflows.predict import COLUMNS, QUALITY
 
 TEMPLATE = "MNI152NLin2009aSym"
@@ -79,3 +80,11 @@ def test_names_in_the_tables_are_escaped(tmp_path, scan):
 
 def test_the_same_tables_give_the_same_bytes(tmp_path, scan):
     assert page(tmp_path, scan, ROW) == page(tmp_path, scan, ROW)
+
+
+def test_the_longest_name_of_a_region_is_not_cut():
+    """In an earlier page the first letters lay outside the picture: bold at 13 px takes about 8 px a letter."""
+    name = "SuperiorFrontalGyrusMedialSegment_R"
+    drawn = str(_bars("roi", [{"name": name, "centile": "2", "years": "1.0"}]))
+    end = float(re.search(rf'x="([\d.]+)"[^>]*>{name} ', drawn)[1])
+    assert end > 8 * len(f"{name} (centile 2)")
