@@ -19,7 +19,8 @@ from bids_brainage.core.files import sha256
 from tests.e2e.conftest import app, tree
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-TABLES = ("brainage", "contributions", "measures", "volumes")
+TABLES = ("brainage", "contributions", "measures", "regions", "volumes")
+MAPS = ("brainagemap", "brainagesdmap", "brainagegapmap", "brainagegapcorrectedmap")
 
 
 def read(path):
@@ -73,7 +74,8 @@ def test_the_validator_finds_no_error_in_the_output(participant):
 def test_the_ignored_names_are_our_own_only(participant):
     lines = (participant.out / ".bidsignore").read_text().split()
     own = [f"*_{suffix}.{kind}" for suffix in TABLES for kind in ("json", "tsv")]
-    assert sorted(lines) == sorted([*own, "*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv"])
+    own += [f"*_{suffix}.*" for suffix in MAPS] + [f"group_*.{kind}" for kind in ("json", "nii.gz", "tsv")]
+    assert sorted(lines) == sorted([*own, "*_xfm.*", "*.html", "figures", "logs"])
 
 
 def test_planted_atrophy_is_seen_in_the_ventricles(participant):
