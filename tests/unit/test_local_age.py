@@ -19,16 +19,6 @@ from bids_brainage.simulate.person import Person, Visit, grown
 MUSE = {"Frontal": 0, "Temporal": 1, "Parietal": 2, "Occipital": 3}
 
 
-@pytest.fixture(scope="module")
-def base() -> anatomy.Anatomy:
-    return anatomy.build(2)
-
-
-@pytest.fixture(scope="module")
-def shares(base: anatomy.Anatomy) -> aging.Fractions:
-    return aging.fractions(base, 4)
-
-
 def test_the_surfaces_agree_with_the_lobes_of_the_atlas() -> None:
     with resources.as_file(resources.files("bids_brainage.data") / "bundles" / "muse-atlas") as folder:
         atlas = read_atlas(folder)

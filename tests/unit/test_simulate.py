@@ -25,16 +25,6 @@ QUICK = settings(max_examples=5, deadline=None, phases=(Phase.explicit, Phase.re
 
 
 @pytest.fixture(scope="module")
-def base() -> anatomy.Anatomy:
-    return anatomy.build(2)
-
-
-@pytest.fixture(scope="module")
-def shares(base: anatomy.Anatomy) -> aging.Fractions:
-    return aging.fractions(base, 4)
-
-
-@pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("simulated") / "ds"
     return cohort.write_scans(out, cohort.visits(cohort.people(3, 1), 1), seed=1, resolution=4.0, step=2)

@@ -20,11 +20,6 @@ COARSE = {"resolution": 4.0, "noise": 0.0}
 
 
 @pytest.fixture(scope="module")
-def base() -> anatomy.Anatomy:
-    return anatomy.build(2)
-
-
-@pytest.fixture(scope="module")
 def head(base) -> scanner.Head:
     return head_of(Person("x", "F", 2), 60, base, aging.fractions(base, 4))
 
