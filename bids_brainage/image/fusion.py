@@ -59,13 +59,11 @@ def gather(scan: Volume, icv: Volume, posteriors: Sequence[Volume]) -> Head:
     box = bounding_box(mask, margin=4)
     seen = cropped(Volume((mask & ~empty(scan, mask)).astype(np.float32), icv.affine), box)
     brain = cropped(scan, box)
-    insides = [resample(seen, one.grid) > 0.5 for one in posteriors]
+    pairs = [(one, resample(seen, one.grid) > 0.5) for one in posteriors]
     return Head(
-        tuple(Volume(inside, one.affine) for inside, one in zip(insides, posteriors, strict=True)),
-        np.concatenate([one.data[inside] for inside, one in zip(insides, posteriors, strict=True)]),
-        np.concatenate(
-            [resample(brain, one.grid, cubic=True)[inside] for inside, one in zip(insides, posteriors, strict=True)]
-        ),
+        tuple(Volume(inside, one.affine) for one, inside in pairs),
+        np.concatenate([one.data[inside] for one, inside in pairs]),
+        np.concatenate([resample(brain, one.grid, cubic=True)[inside] for one, inside in pairs]),
         float(mask.sum() * icv.grid.voxel_volume),
         scan,
     )
