@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from bids_brainage.simulate.sites import SITES
 from bids_brainage.simulate.truth import Truth, describe_maps, write_tissue_maps
 from bids_brainage.simulate.variety import varied
 
+LOG = logging.getLogger("bids_brainage")
 AGE_RANGE = (45.0, 78.0)
-
+EVERY = 20
+"""Scans between two lines of progress."""
 
 _COLUMNS = {"site": "profile of the simulated scanner", "group": "disease whose changes were planted, or control"}
 
@@ -101,8 +104,17 @@ def visits(
     return found
 
 
-def _describe(out: Path, scans: list[Visit], seed: int) -> None:
-    """The files of the dataset beside the images."""
+def _counted(scans: Sequence[Visit]) -> Iterator[Visit]:
+    """The scans, with a line of progress now and then."""
+    for number, visit in enumerate(scans, start=1):
+        yield visit
+        if number % EVERY == 0 or number == len(scans):
+            LOG.info("scans %d of %d", number, len(scans))
+
+
+def _describe(out: Path, scans: list[Visit], seed: int, given: bool) -> None:
+    """The files of the dataset beside the images; ``given``: the base anatomies are the user's."""
+    source = "label maps that the user gave" if given else "the tissue maps of MNI152NLin2009aSym"
     name = "Simulated T1w heads"
     write_json(
         out / "dataset_description.json",
@@ -120,8 +132,8 @@ def _describe(out: Path, scans: list[Visit], seed: int) -> None:
     write_text(
         out / "README",
         f"{name}\n\nNobody was scanned: these heads were made by `brainage simulate` (bids-brainage {__version__},\n"
-        f"seed {seed}) from the tissue maps of MNI152NLin2009aSym. Atrophy was planted by age; derivatives/truth\n"
-        "holds what is true of each scan.\n",
+        f"seed {seed}) from {source}. Atrophy was planted by age;\n"
+        "the derivatives hold what is true of each scan.\n",
     )
     first = {v.person.label: v for v in reversed(scans)}
     optional = {"site": lambda v: v.site, "group": lambda v: v.person.group}
@@ -174,7 +186,7 @@ def write_scans(
     base_of = based(scans, bases or [anatomy.build(step)])
     divided = any(v.person.is_local for v in scans)
     known: tuple[tuple[str, float], Grown, Head] | None = None
-    for i, visit in enumerate(scans):
+    for i, visit in enumerate(_counted(scans)):
         key, person = (visit.person.label, visit.age), visit.person
         base, shares = base_of[person.label]
         if known is None or known[0] != key:
@@ -187,7 +199,7 @@ def write_scans(
         save(path, scan.data, scan.affine, protocol.orientation)
         write_json(path.with_name(f"{visit.stem}_T1w.json"), {"Manufacturer": "simulated", "MagneticFieldStrength": 3})
         truth.add(visit, scan, known[1], base, protocol.orientation)
-    _describe(out, scans, seed)
+    _describe(out, scans, seed, bool(bases))
     truth.finish()
     return out
 
@@ -227,13 +239,13 @@ def write_maps(
     base_of = based(scans, bases or [anatomy.build(1)], spacing=4)
     tissues = {id(base): maps.tissues(base) for base, _ in base_of.values()}
     rows = []
-    for visit in scans:
+    for visit in _counted(scans):
         base, shares = base_of[visit.person.label]
         site = SITES[visit.site].segmentation if visit.site else maps.Site()
         rng = np.random.default_rng((visit.seed, 6))
         made = maps.tissue_maps(visit.person, visit.age, tissues[id(base)], shares, rng, spacing=spacing, site=site)
         rows.append(write_tissue_maps(folder, visit, made))
-    _describe(out, scans, seed)
+    _describe(out, scans, seed, bool(bases))
     describe_maps(folder, rows)
     return out
 

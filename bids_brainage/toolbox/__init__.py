@@ -23,6 +23,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def show_log() -> None:
+    """Let a long command say where it stands, on standard error."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``brainage``; returns the exit code."""
     args = parser().parse_args(argv)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bids_brainage.toolbox import show_log
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the toolbox's parser."""
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from bids_brainage.simulate.disease import read
     from bids_brainage.simulate.sites import profiles
 
+    show_log()
     sd, length = args.field or (Plan.field_sd, Plan.field_mm)
     plan = Plan(
         ages=tuple(args.ages) if args.ages else AGE_RANGE,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
+from bids_brainage.toolbox import show_log
 
 
 def add_parser(subparsers: Any) -> None:
@@ -217,7 +217,7 @@ def _ready(threads: int | None) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    show_log()
 
 
 def _report(bundle: Bundle) -> int:

@@ -170,7 +170,8 @@ def test_people_vary_around_no_mean_and_come_again_by_the_seed() -> None:
         local.offsets_by_parcel(mapping)
 
 
-def test_maps_are_written_under_the_apps_names(base, tmp_path) -> None:
+def test_maps_are_written_under_the_apps_names(base, tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
     visit = Visit(Person("a", "F", 1, offsets={"frontal": 10.0}), 60.0, 1, site="soft")
     out = cohort.write_maps(tmp_path / "ds", [visit], seed=1, spacing=4.0, bases=[base])
     stem = "sub-a_space-MNI152NLin2009aSym_res-4"
@@ -181,6 +182,8 @@ def test_maps_are_written_under_the_apps_names(base, tmp_path) -> None:
     assert not list(out.glob("sub-*"))
     row = pd.read_csv(out / "derivatives" / "maps" / "brainage.tsv", sep="\t").iloc[0]
     assert 61 < row["brain_age"] < 67
+    assert "scans 1 of 1" in caplog.text
+    assert "label maps that the user gave" in (out / "README").read_text(encoding="utf-8")
 
 
 def test_a_label_map_comes_back_to_the_template(base, tmp_path) -> None:
