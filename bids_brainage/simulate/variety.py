@@ -13,8 +13,8 @@ from bids_brainage.simulate.local import GROUPS
 from bids_brainage.simulate.person import Person
 
 GAP_SD = 4.0
-FIELD_SD, FIELD_MM = (3.0, 4.0), (15.0, 40.0)
-OFFSET_SHARE, OFFSET_SD, MOST_PLACES = 0.4, 6.0, 3
+FIELD_SD, FIELD_MM = (3.0, 8.0), (15.0, 40.0)
+OFFSET_SHARE, OFFSET_SD, MOST_PLACES = 0.5, 8.0, 3
 """Share of people with offsets, their SD in years, and in how many places at most."""
 PLACES = (*LOBES, *GROUPS, "thalamus", "caudate", "putamen", "hippocampus")
 SIDES = ("", "", "left_", "right_")
@@ -24,7 +24,8 @@ def varied(people: Sequence[Person], seed: int) -> list[Person]:
     """The people with a gap, a random field and, in a share of them, offsets in places; each drawn for the person.
 
     Gaps and offsets have no mean, so that nobody's group is older. Volumes vary between people as in
-    `aging.RELATED`.
+    `aging.RELATED`. What is drawn here is the prior of a model that learns from it: the less people differ from place
+    to place, the less of a real difference it will show.
 
     Parameters
     ----------
@@ -34,8 +35,8 @@ def varied(people: Sequence[Person], seed: int) -> list[Person]:
     Returns
     -------
     list of Person
-        ``gap`` of SD 4 years; a field of SD 3 to 4 years over 15 to 40 mm; in two of five people one to three places,
-        on one side or both, by offsets of SD 6 years.
+        ``gap`` of SD 4 years; a field of SD 3 to 8 years over 15 to 40 mm; in half of the people one to three places,
+        on one side or both, by offsets of SD 8 years.
     """
     found = []
     for number, person in enumerate(people):

@@ -161,11 +161,11 @@ def test_people_vary_around_no_mean_and_come_again_by_the_seed() -> None:
     gaps = np.array([p.gap for p in people])
     assert abs(gaps.mean()) < 0.8
     assert gaps.std() == pytest.approx(4, abs=0.5)
-    assert all(3 <= p.field_sd <= 4 and 15 <= p.field_mm <= 40 for p in people)
+    assert all(3 <= p.field_sd <= 8 and 15 <= p.field_mm <= 40 for p in people)
     offsets = [p.offsets for p in people if p.offsets]
-    assert 0.3 < len(offsets) / len(people) < 0.5
+    assert 0.4 < len(offsets) / len(people) < 0.6
     found = np.concatenate([list(o.values()) for o in offsets])
-    assert abs(found.mean()) < 1.2
+    assert abs(found.mean()) < 1.5
     for mapping in offsets:
         local.offsets_by_parcel(mapping)
 
