@@ -180,6 +180,17 @@ def same_grid(one: Grid, other: Grid, tolerance: float = 1e-3) -> bool:
     return one.shape == other.shape and bool(np.allclose(one.affine, other.affine, rtol=0, atol=tolerance))
 
 
+def refines(fine: Grid, coarse: Grid) -> bool:
+    """Whether ``fine`` is ``coarse`` or divides each of its voxels into as many along each axis."""
+    parts = round(float(coarse.zooms[0] / fine.zooms[0]))
+    if parts < 1:
+        return False
+    affine = coarse.affine @ np.diag([1 / parts, 1 / parts, 1 / parts, 1.0])
+    affine[:3, 3] = (coarse.affine @ np.append(np.full(3, (1 / parts - 1) / 2), 1.0))[:3]
+    x, y, z = (size * parts for size in coarse.shape)
+    return same_grid(fine, Grid((x, y, z), affine))
+
+
 def axis_weights(
     size: int, new: int, step: float, start: float, *, cubic: bool = False, antialias: bool = True
 ) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError, ScanError, UsageError
 from bids_brainage.core.files import atomic
 from bids_brainage.core.types import Prediction, Sex, VoxelMaps
-from bids_brainage.image.io import Volume, read, same_grid, window
+from bids_brainage.image.io import Volume, read, refines, resample, window
 from bids_brainage.image.network import has_bfloat16
 from bids_brainage.image.template import Template
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, SEX_CODE, SEX_MISSING, LocalConformal, Model
@@ -76,14 +76,14 @@ def write_brain(brain: Volume, path: Path) -> Path:
 
 
 def read_tissues(paths: Sequence[Path], brain: Volume, seen: Window, use: str) -> NDArray[np.float32]:
-    """Modulated grey and white matter in the window of a model, (2, x, y, z).
+    """Modulated grey and white matter in the window of a model, (2, x, y, z); finer maps are brought to its grid.
 
     Parameters
     ----------
     paths : sequence of Path
         Of grey and of white matter.
     brain : Volume
-        Mask on the grid that the maps must have.
+        Mask on the grid that the maps must have, or refine.
     seen : Window
     use : str
         Of which model or template that grid is, and what to do about another: ends the message.
@@ -93,12 +93,14 @@ def read_tissues(paths: Sequence[Path], brain: Volume, seen: Window, use: str) -
     ScanError
         Where a map lies on another grid, or cannot be a tissue map.
     """
-    tissues = [read(path) for path in paths]
-    for path, tissue in zip(paths, tissues, strict=True):
-        if not same_grid(tissue.grid, brain.grid):
+    tissues = []
+    for path in paths:
+        found = read(path)
+        if not refines(found.grid, brain.grid):
             raise ScanError(f"{path}: is not on the grid of {use}")
-        if not np.isfinite(tissue.data).all() or tissue.data.min() < -TISSUE_IN_BRAIN:
+        if not np.isfinite(found.data).all() or found.data.min() < -TISSUE_IN_BRAIN:
             raise ScanError(f"{path}: holds values that are no volumes (negative or not finite); make it again")
+        tissues.append(Volume(resample(found, brain.grid), brain.affine))
     mean = float(sum(tissue.data[brain.data].mean() for tissue in tissues))
     if not MEAN_TISSUE[0] <= mean <= MEAN_TISSUE[1]:
         raise ScanError(

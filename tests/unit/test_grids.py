@@ -163,3 +163,20 @@ def test_cubic_interpolation_keeps_what_linear_blurs_and_stays_in_range():
         assert back.max() <= head.max()
         lost.append(np.abs(back - head)[6:-6, 6:-6, 6:-6].mean())
     assert lost[0] < 0.5 * lost[1]
+
+
+@SOME
+@given(parts=st.integers(1, 4), zooms=st.tuples(*[st.floats(0.8, 4.0)] * 3), angle=st.sampled_from([0.0, 0.3]))
+def test_a_grid_refines_another_where_each_voxel_is_divided(parts, zooms, angle):
+    coarse = grid((8, 9, 7), zooms, angle=angle)
+    x, y, z = (size * parts for size in coarse.shape)
+    corner = coarse.affine @ np.array([*[(1 / parts - 1) / 2] * 3, 1])
+    affine = coarse.affine @ np.diag([*[1 / parts] * 3, 1])
+    affine[:3, 3] = corner[:3]
+    fine = io.Grid((x, y, z), affine)
+    assert io.refines(fine, coarse)
+    assert io.refines(coarse, fine) == (parts == 1)
+    assert not io.refines(io.Grid((x, y, z - 1), affine), coarse)
+    moved = affine.copy()
+    moved[0, 3] += 0.1
+    assert not io.refines(io.Grid((x, y, z), moved), coarse)

@@ -237,6 +237,28 @@ def test_maps_are_stored_as_the_model_reads_them_and_unusable_ones_named(people,
     assert kept[0].maps.stat().st_mtime_ns == before
 
 
+def test_finer_maps_are_brought_to_the_grid_of_the_model(tmp_path):
+    """The app's maps have half the voxel size: volumes, and the local age within the brain, stay what they were."""
+    fine, brain = template(resolution=1.5), brain_of(template(resolution=3.0))
+    seen = window_around(brain.data)
+    age = np.where(fine.gm + fine.wm > 0.05, 50 + 0.2 * np.arange(fine.gm.shape[0])[:, None, None], 0)
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in ("gm", "wm", "age")}
+    for name, data in {"gm": fine.gm, "wm": fine.wm, "age": age}.items():
+        save_image(paths[name], data.astype(np.float32), fine.grid.affine)
+    one = LocalScan("0/x", "x", paths["gm"], paths["wm"], paths["age"], 50.0, None)
+    (kept,), refused = store([one], tmp_path / "maps", brain, seen, DEFAULT)
+    assert refused == {}
+    found = np.load(kept.maps).astype(np.float64)
+    for part, source in zip(found, (fine.gm, fine.wm), strict=True):
+        assert part.sum() == pytest.approx(source.sum() / 8, rel=0.01)
+    truth = np.load(kept.truth).astype(np.float64)
+    there = truth > 0
+    first = seen.inner.start[0]
+    expected = 50 + 0.2 * (2 * (np.arange(truth.shape[0]) + first) + 0.5)[:, None, None] + np.zeros(truth.shape)
+    assert there.mean() > 0.2
+    np.testing.assert_allclose(truth[there], expected[there], atol=0.2)
+
+
 def test_a_perfect_map_has_no_error_and_the_truth_is_told_from_the_age():
     truth = np.linspace(40, 60, 50, dtype=np.float32)
     found = judge.measured(judge.Predicted(scan(0, 45.0), truth, truth))

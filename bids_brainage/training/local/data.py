@@ -17,6 +17,7 @@ from bids_brainage.bids.tables import is_missing, read_tsv, with_prefix
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import read_json
 from bids_brainage.core.types import Sex
+from bids_brainage.image.modulate import RESOLUTION
 
 Part = Literal["train", "validation", "correction", "test"]
 
@@ -85,7 +86,7 @@ def find_scans(folders: Sequence[Path], *, template: str, resolution: float, tru
     template : str
         Space of the maps.
     resolution : float
-        Their voxel size in mm.
+        Voxel size of the model in mm: maps of this size are taken, or the app's, which are finer.
     truth : bool
         Whether each needs a map of its local age.
 
@@ -131,16 +132,18 @@ def is_simulated(description: dict[str, Any]) -> bool:
 
 def _files(maps: Path, template: str, resolution: float) -> list[tuple[Path, dict[str, str]]]:
     """Grey matter maps on the grid, with their entities."""
-    wanted = {"space": template, "res": f"{resolution:g}".replace(".", "p")}
     named = [(path, parse_name(path.name)) for path in sorted(maps.glob(f"sub-*/**/*_{GM}"))]
-    files = [(path, name.entities) for path, name in named if name and wanted.items() <= name.entities.items()]
-    if not files:
-        raise UsageError(
-            f"{maps}: holds no modulated maps in {template} at {resolution:g} mm "
-            f"(*_space-{template}_res-{wanted['res']}_{GM}); "
-            "run the app with a model that needs them, or brainage simulate --maps-only"
-        )
-    return files
+    wanted = [f"{size:g}".replace(".", "p") for size in (resolution, RESOLUTION)]
+    for res in wanted:
+        is_wanted = {"space": template, "res": res}.items()
+        files = [(path, name.entities) for path, name in named if name and is_wanted <= name.entities.items()]
+        if files:
+            return files
+    raise UsageError(
+        f"{maps}: holds no modulated maps in {template} at {resolution:g} mm "
+        f"(*_space-{template}_res-{wanted[0]}_{GM}); "
+        "run the app with a model that needs them, or brainage simulate --maps-only"
+    )
 
 
 def _add(found: Found, files: list[tuple[Path, dict[str, str]]], root: Path, dataset: str, truth: bool) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import atomic, sha256_of
-from bids_brainage.image.io import Volume, read, same_grid, window
+from bids_brainage.image.io import Volume, read, refines, resample, window
 from bids_brainage.models.base import SEX_CODE
 from bids_brainage.models.local import read_tissues
 from bids_brainage.models.networks.inference import Window
@@ -84,11 +84,24 @@ def _stored(scan: LocalScan, folder: Path, brain: Volume, seen: Window, template
         use = f"{template}, which trains; leave it out, or make it again"
         _keep(maps, read_tissues(sources[:2], brain, seen, use))
     if ages and not ages.is_file():
-        local = read(sources[2])
-        if not same_grid(local.grid, brain.grid):
-            raise ScanError(f"{sources[2]}: is not on the grid of its tissue maps; make it again")
-        _keep(ages, window(local, seen.inner.start, seen.inner.shape).data)
+        _keep(ages, window(local_ages(sources[2], brain), seen.inner.start, seen.inner.shape).data)
     return Stored(scan, maps, ages)
+
+
+def local_ages(path: Path, brain: Volume) -> Volume:
+    """A map of local ages (0 outside the brain) on the grid of a model: means over what is brain in a voxel.
+
+    Raises
+    ------
+    ScanError
+        Where it does not lie on that grid, or one that refines it.
+    """
+    found = read(path)
+    if not refines(found.grid, brain.grid):
+        raise ScanError(f"{path}: is not on the grid of its tissue maps; make it again")
+    share = resample(Volume((found.data > 0).astype(np.float32), found.affine), brain.grid)
+    ages = resample(found, brain.grid)
+    return Volume(np.where(share > 0.5, ages / np.maximum(share, 0.5), 0).astype(np.float32), brain.affine)
 
 
 def _keep(path: Path, data: NDArray[np.float32]) -> None:
