@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.simulate import anatomy, head
+from bids_brainage.core.types import Sex
+from bids_brainage.simulate import aging, anatomy, head
 from bids_brainage.simulate.anatomy import CSF, EXTENT, ORIGIN, REGIONS, Anatomy, world
 from bids_brainage.simulate.deform import Warp
 from bids_brainage.simulate.lobes import LOBES, lobe_at
@@ -112,6 +114,15 @@ def read_base(
     whole = head.surround(_sided(labels, xyz[0]), labels > 0, xyz, step)
     made = Anatomy(whole, step, lobe, to_template)
     return Anatomy(whole, step, lobe, to_template, _standard(reference_of(made).volumes, reference.volumes))
+
+
+def of_age(base: Anatomy, age: float, sex: Sex) -> Anatomy:
+    """The same anatomy as that of a person whose age is known: the published curves lead from there.
+
+    What else distinguishes this person stays, where without an age each region is brought to its share in the template.
+    """
+    factors = [np.nan if r.number == CSF else 1 / aging.expected(r.kind, age, sex) for r in REGIONS]
+    return replace(base, standard=np.array(factors))
 
 
 def reference_of(base: Anatomy) -> Reference:

@@ -66,9 +66,9 @@ class Errors(NamedTuple):
         Standard deviation of the shift of each border, mm.
     """
 
-    smoothing: tuple[float, float] = (2.0, 6.0)
-    affine: float = 0.004
-    border: float = 0.05
+    smoothing: tuple[float, float] = (1.0, 5.0)
+    affine: float = 0.01
+    border: float = 0.1
 
 
 class Tissues(NamedTuple):

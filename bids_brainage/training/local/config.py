@@ -115,6 +115,7 @@ PRESETS: Mapping[str, Config] = {
         crop=0,
         batch=2,
         averaging=0.99,
+        jitter=0.06,
         steps=1500,
         every=150,
         validate=20,

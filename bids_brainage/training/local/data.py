@@ -110,7 +110,10 @@ def find_scans(folders: Sequence[Path], *, template: str, resolution: float, tru
 
 
 def people_of(maps: Path) -> Path:
-    """The dataset whose ``participants.tsv`` tells of the people in a folder of derivatives: itself, or its source."""
+    """The dataset whose ``participants.tsv`` tells of the people in a folder of derivatives: itself, or its source.
+
+    A source that is not named is the dataset in whose ``derivatives`` the folder stands.
+    """
     described = read_json(maps / DESCRIPTION) if (maps / DESCRIPTION).is_file() else {}
     sources = [
         described.get("DatasetLinks", {}).get("raw"),
@@ -118,6 +121,7 @@ def people_of(maps: Path) -> Path:
     ]
     named = [urlparse(source) for source in sources if isinstance(source, str)]
     places = [maps, *(maps / unquote(url.path) for url in named if url.scheme in ("", "file"))]
+    places += [maps.parents[1]] if maps.parent.name == "derivatives" else []
     for place in places:
         if (place / "participants.tsv").is_file():
             return place.resolve()

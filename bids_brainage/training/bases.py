@@ -1,0 +1,96 @@
+"""Base anatomies of simulated people, registered to the template as the app registers a scan.
+
+`simulate` knows nothing of registration, for it is there to judge it; what leads from a base anatomy to the template is
+handed to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bids_brainage.bids.ages import Person, Register
+from bids_brainage.bids.index import parse_name
+from bids_brainage.core.errors import UsageError
+from bids_brainage.image.io import Grid, Volume
+from bids_brainage.image.register import Channels, align, displacement
+from bids_brainage.image.template import DEFAULT
+from bids_brainage.image.template import template as load_template
+from bids_brainage.simulate.aging import Fractions, fractions
+from bids_brainage.simulate.anatomy import REGIONS, Anatomy, build
+from bids_brainage.simulate.bases import find, of_age, read_base, reference_of
+from bids_brainage.simulate.deform import Warp
+from bids_brainage.simulate.maps import sum_of
+from bids_brainage.training.local.data import people_of
+
+LOG = logging.getLogger("bids_brainage")
+WORKING_MM, FIELD_MM = 2, 3.0
+WHITEST = max(region.t1 for region in REGIONS)
+
+
+def registered_bases(folder: Path) -> Iterator[Anatomy]:
+    """The label maps of a folder as base anatomies, each with its way to the template, and its age where that is known.
+
+    Ages and sex come from the ``participants.tsv`` of the dataset that the folder is, or is a derivative of.
+
+    Raises
+    ------
+    UsageError
+        As of `simulate.bases.bases`.
+    ScanError
+        Where one cannot be registered.
+    """
+    paths, reference = find(folder), reference_of(build(2))
+    register = _register(folder)
+    for number, path in enumerate(paths, start=1):
+        base = read_base(path, reference)
+        person = _person(path, register)
+        if person is not None and person.age.years is not None:
+            base = of_age(base, person.age.years, person.sex or "F")
+        yield replace(base, to_template=to_template(base))
+        LOG.info("base anatomy %d of %d registered to %s", number, len(paths), DEFAULT)
+
+
+def _register(folder: Path) -> Register | None:
+    try:
+        return Register(people_of(folder))
+    except UsageError:
+        return None
+
+
+def _person(path: Path, register: Register | None) -> Person | None:
+    """Who a label map is of, by the entities of its name."""
+    name = parse_name(path.name)
+    if register is None or name is None:
+        return None
+    return register.of(name.entities["sub"], name.entities.get("ses"), 1)
+
+
+def to_template(base: Anatomy) -> Warp:
+    """The map from positions in a base anatomy to the template's space, mm, that the app's registration finds."""
+    shares = fractions(base, WORKING_MM)
+    with tempfile.TemporaryDirectory() as scratch:
+        _, inverse = align(load_template(DEFAULT, WORKING_MM), channels(shares), Path(scratch))
+        field = displacement(inverse, _grid(shares, FIELD_MM))
+    return Warp(np.ascontiguousarray(np.moveaxis(field, -1, 0)), shares.origin, FIELD_MM)
+
+
+def channels(shares: Fractions) -> Channels:
+    """A brain without noise: mean T1w intensities and shares of grey and white matter."""
+    t1w = np.tensordot(np.array([region.t1 / WHITEST for region in REGIONS], np.float32), shares.values, axes=1)
+    parts = (t1w, sum_of(shares, white=False), sum_of(shares, white=True))
+    affine = _grid(shares, shares.spacing).affine
+    return Channels(*(Volume(np.asarray(part, np.float32), affine) for part in parts))
+
+
+def _grid(shares: Fractions, spacing: float) -> Grid:
+    """The box of the shares in voxels of ``spacing`` mm."""
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = shares.origin
+    x, y, z = (int(np.ceil((size - 1) * shares.spacing / spacing)) + 1 for size in shares.values.shape[1:])
+    return Grid((x, y, z), affine)
