@@ -32,14 +32,16 @@ def draw(rows: Sequence[Row], example: Example | None, path: Path) -> Path:
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(bundles)}
     regions = list(dict.fromkeys(row.key.region for row in rows if row.key.quantity == "slope_inside"))
     canvas = Figure(figsize=(13, 8), dpi=80, layout="constrained")
-    top, bottom = np.ravel(canvas.subfigures(2, 1, height_ratios=(1.15, 1)))
+    grid = canvas.add_gridspec(2, 1, height_ratios=(1.15, 1))
+    top, bottom = (canvas.add_subfigure(grid[row, 0]) for row in range(2))
     axes = top.subplots(2, max(1, len(regions)), squeeze=False, sharey="row")
     for column, region in enumerate(regions):
         _recovered(axes[0, column], [r for r in rows if r.key.region == region], region, colours)
         _leakage(axes[1, column], [r for r in rows if r.key.region == region], colours)
     axes[0, 0].set_ylabel("mean change inside, years")
     axes[1, 0].set_ylabel("change / years planted")
-    axes[0, 0].legend(fontsize=7, frameon=False)
+    if axes[0, 0].has_data():
+        axes[0, 0].legend(fontsize=7, frameon=False)
     top.suptitle("Simulated people: solid, simulated as for training; dashed, by the second generator", fontsize=10)
     if example:
         _slices(bottom, example)

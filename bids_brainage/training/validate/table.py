@@ -49,16 +49,18 @@ class Row(NamedTuple):
 
 
 def means(samples: Iterable[Sample], seed: int) -> list[Row]:
-    """The mean over people of every quantity, in the order in which they came."""
+    """The mean over people of every quantity, in the order in which they came; no interval below three people."""
     groups: dict[Key, list[float]] = {}
     for key, value in samples:
         groups.setdefault(key, []).append(value)
-    return [_row(key, evaluate.mean(np.array(values), seed), known(values)) for key, values in groups.items()]
+    return [_mean(key, np.array(values), seed) for key, values in groups.items()]
 
 
-def known(values: Sequence[float]) -> int:
-    """How many values there are."""
-    return int(np.isfinite(values).sum())
+def _mean(key: Key, values: NDArray[np.float64], seed: int) -> Row:
+    known = values[np.isfinite(values)]
+    if 0 < len(known) < evaluate.FEWEST_IN_MEAN:
+        return without_interval(key, float(known.mean()), len(known))
+    return _row(key, evaluate.mean(known, seed), len(known))
 
 
 def global_age(bundle: str, generator: str, truth: ArrayLike, predicted: ArrayLike, seed: int) -> list[Row]:
@@ -106,7 +108,7 @@ def without_interval(key: Key, value: float, n: int) -> Row:
 
 
 def _row(key: Key, found: Mapping[str, float | None], n: int) -> Row:
-    value, low, high = (evaluate.figure(np.nan if found[part] is None else found[part]) for part in _PARTS)
+    value, low, high = (None if (v := found[part]) is None else evaluate.figure(v) for part in _PARTS)
     return Row(key, value, low, high, n)
 
 
