@@ -31,8 +31,8 @@ def draw(rows: Sequence[Row], example: Example | None, path: Path) -> Path:
     bundles = [name for name in dict.fromkeys(row.key.bundle for row in rows) if name != PLANTED]
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(bundles)}
     regions = list(dict.fromkeys(row.key.region for row in rows if row.key.quantity == "slope_inside"))
-    canvas = Figure(figsize=(13, 8), dpi=80, layout="constrained")
-    grid = canvas.add_gridspec(2, 1, height_ratios=(1.15, 1))
+    canvas = Figure(figsize=(13, 7), dpi=80, layout="constrained")
+    grid = canvas.add_gridspec(2, 1, height_ratios=(1.9, 1))
     top, bottom = (canvas.add_subfigure(grid[row, 0]) for row in range(2))
     axes = top.subplots(2, max(1, len(regions)), squeeze=False, sharey="row")
     for column, region in enumerate(regions):
