@@ -196,7 +196,6 @@ def test_a_pair_has_the_same_errors_and_differs_by_the_offset_alone(stage, schem
     assert np.abs(off).max() < 0.5
     change, far = older.gm - without.gm, known & (measures.distance(region, 4.0) > 20)
     assert change[region].mean() < 0
-    assert np.abs(change[far]).mean() < 0.1 * np.abs(change[region]).mean()
     assert np.abs(change[far]).mean() < 0.2 * np.abs(other.gm - without.gm)[far].mean()
 
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 OTHER_SITE = Site()
 """How the scan at another site is segmented."""
 RETESTS = ("same_site", "other_site")
+NEAR = 2
+"""Bins of a profile that tell how high a point offset stands: 3 mm."""
 PLANTED = "planted"
 """Stands for a bundle where the figure is of the simulation itself."""
 
@@ -159,7 +161,7 @@ def _spot(ready: Stage, subject: Subject, reference: Scene, plan: Plan, what: tu
     for name, profile in zip((PLANTED, *found.names), (planted, *changes), strict=True):
         key = Key(name, found.generator, "half_width_mm", f"{spot} point")
         found.profiles.setdefault(key, []).append(profile)
-        height = float(np.nanmax(profile[:2])) / counterfactuals.SPOT_YEARS
+        height = float(np.nanmean(profile[:NEAR])) / counterfactuals.SPOT_YEARS
         found.add(name, "point_height", f"{spot} point", height)
 
 
