@@ -25,7 +25,7 @@ from bids_brainage.core.types import Sex
 from bids_brainage.image import muse
 from bids_brainage.simulate import aging, anatomy, deform, local, maps
 from bids_brainage.simulate.lobes import LOBES
-from bids_brainage.simulate.person import Person, grown, shape_of
+from bids_brainage.simulate.person import Person, grown, linear_of, shape_of
 
 Matrix = NDArray[np.float64]
 AGES = (25.0, 85.0)
@@ -109,12 +109,13 @@ def cohort(
     points = deform.nodes(parcels.values.shape[1:], parcels.origin, parcels.spacing)
     for i, age in enumerate(np.linspace(*AGES, n)):
         person = Person(str(i), "F" if i % 2 else "M", int(rng.integers(2**31)), variation=variation)
-        inverse, warp = shape_of(person, shares)
-        found = start * planted(person, age, parcels)
+        head = np.linalg.det(linear_of(person, shares, np.random.default_rng((person.seed, 1))))
+        found = start * planted(person, age)
         if measure:
+            _, warp = shape_of(person, shares)
             places = deform.apply(grown(person, age, base, shares, divided=True).warp, deform.apply(warp, points))
             found = deform.sample(parcels.values, parcels.origin, parcels.spacing, places).sum((1, 2, 3))
-        volumes = found * parcels.spacing**3 / np.linalg.det(inverse)
+        volumes = found * parcels.spacing**3 * head
         named = {names_of(p): v for p, v in zip(local.PARCELS, volumes, strict=True) if names_of(p)}
         rows.append({"age": age, "sex": person.sex, **named})
     return pd.DataFrame(rows)
@@ -133,11 +134,12 @@ def deformed(base: anatomy.Anatomy, shares: aging.Fractions, n: int, seed: int) 
     )
 
 
-def planted(person: Person, age: float, parcels: aging.Fractions) -> Matrix:
-    """Volume factor of each parcel, in the order of `local.PARCELS`."""
-    ages = local.LocalAge(age, local.offsets_by_parcel({}), None)
+def planted(person: Person, age: float) -> Matrix:
+    """Volume factor of each parcel of a person who ages evenly, in the order of `local.PARCELS`; ``nan`` for fluid."""
+    kinds = [anatomy.REGIONS[p.region] for p in local.PARCELS]
+    factors = [np.nan if r.number == anatomy.CSF else aging.expected(r.kind, age, person.sex) for r in kinds]
     own = aging.individual(np.random.default_rng((person.seed, 2)), person.variation)
-    return np.asarray(local.targets(ages, parcels, person.sex, {}).factors * own[[p.region for p in local.PARCELS]])
+    return np.array(factors) * own[[p.region for p in local.PARCELS]]
 
 
 def members() -> Mapping[str, tuple[int, ...]]:

@@ -92,18 +92,23 @@ class Visit:
         return "_".join(parts + ([f"run-{self.run}"] if self.run else []))
 
 
+def linear_of(person: Person, shares: aging.Fractions, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Linear map (3 x 3) from the base anatomy, whose shares these are, to the head: its size and proportions."""
+    volumes = shares.values.sum((1, 2, 3), dtype=np.float64) * shares.spacing**3 / 1000
+    brain = float(sum(v for v, r in zip(volumes, REGIONS, strict=True) if r.number != CSF))
+    size = _BRAIN_ML[person.sex] * np.exp(0.07 * rng.standard_normal())
+    scale = (size / brain) ** (1 / 3) * np.exp(0.02 * rng.standard_normal(3))
+    matrix = np.diag(scale) @ (np.eye(3) + 0.015 * rng.standard_normal((3, 3)) * (1 - np.eye(3)))
+    return np.asarray(matrix * (size / brain / np.linalg.det(matrix)) ** (1 / 3), np.float64)
+
+
 def shape_of(person: Person, shares: aging.Fractions) -> tuple[NDArray[np.float64], Warp]:
     """Linear map from the head to the base anatomy (3 x 3), and the random warp of the person after it.
 
     ``shares`` are those of the base anatomy.
     """
-    volumes = shares.values.sum((1, 2, 3), dtype=np.float64) * shares.spacing**3 / 1000
-    brain = float(sum(v for v, r in zip(volumes, REGIONS, strict=True) if r.number != CSF))
     rng = np.random.default_rng((person.seed, 1))
-    size = _BRAIN_ML[person.sex] * np.exp(0.07 * rng.standard_normal())
-    scale = (size / brain) ** (1 / 3) * np.exp(0.02 * rng.standard_normal(3))
-    matrix = np.diag(scale) @ (np.eye(3) + 0.015 * rng.standard_normal((3, 3)) * (1 - np.eye(3)))
-    matrix *= (size / brain / np.linalg.det(matrix)) ** (1 / 3)
+    matrix = linear_of(person, shares, rng)
     shape = tuple(int(extent // _WARP_SPACING) + 2 for extent in anatomy.EXTENT)
     box = Warp(np.zeros((3, *shape), np.float32), ORIGIN, _WARP_SPACING)
     return np.asarray(np.linalg.inv(matrix), np.float64), random_warp(rng, box, _WARP_SCALES)
