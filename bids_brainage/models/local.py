@@ -188,11 +188,18 @@ class LocalModel(Model[LocalInputs]):
         maps = VoxelMaps(ages, sd, self.brain.affine)
         return Prediction(self.name, age, age - width, age + width, flags, self.training_data, maps)
 
+    def ages(self, person: LocalInputs) -> NDArray[np.float32]:
+        """Ages on the whole grid, years, ``nan`` outside the brain; on the device where the network is."""
+        device = next(self.network.parameters()).device
+        maps = self.tensor(person).to(device)
+        found = predict_whole(self.network, maps, half=has_bfloat16(str(device)))
+        return self._placed(found.cpu()) + np.float32(self.mean_age)
+
     def _maps(self, person: LocalInputs) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Ages and their SD on the whole grid, ``nan`` outside the brain."""
-        maps, half = self.tensor(person), has_bfloat16("cpu")
         if self.samples < 2:
-            return self._placed(predict_whole(self.network, maps, half=half)) + self.mean_age, None
+            return self.ages(person), None
+        maps, half = self.tensor(person), has_bfloat16("cpu")
         seed = int.from_bytes(hashlib.sha256(maps.numpy().tobytes()).digest()[:7], "big")
         ages, sd = monte_carlo(
             self.network, maps, samples=self.samples, dropped_from=self.dropped_from, seed=seed, half=half

@@ -107,6 +107,24 @@ _CORRECTIONS = 2
 """Steps at the end that only remove what discretisation left."""
 
 
+class Growth(NamedTuple):
+    """How a deformation brings the regions to their volumes; the volumes are the same for each.
+
+    Attributes
+    ----------
+    stretch : tuple of float
+        How readily material moves along x, y and z; the velocity is free of curl where the three are equal.
+    rim : float
+        0: a region's change is the same throughout; 1: in proportion to how near its rim a place lies.
+    """
+
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    rim: float = 0.0
+
+
+EVEN = Growth()
+
+
 class Fractions(NamedTuple):
     """Share of each region (in the order of `REGIONS`) or parcel (of `local.PARCELS`) in each cell of a coarse grid."""
 
@@ -213,16 +231,17 @@ def fractions(anatomy: Anatomy, spacing: int = 3) -> Fractions:
     return Fractions(values, origin, float(spacing))
 
 
-def _velocity(divergence: Array, spacing: float) -> Array:
-    """The curl-free velocity (3 x X x Y x Z) of a given divergence: the gradient of a Poisson equation's solution."""
+def _velocity(divergence: Array, spacing: float, stretch: tuple[float, float, float]) -> Array:
+    """A velocity (3 x X x Y x Z) of a given divergence: the gradient of a Poisson equation's solution, stretched."""
     shape = divergence.shape
     k = [2 * np.pi * (np.fft.rfftfreq if a == 2 else np.fft.fftfreq)(n, spacing) for a, n in enumerate(shape)]
     kx, ky, kz = (np.asarray(v, np.float32).reshape([-1 if a == b else 1 for b in range(3)]) for a, v in enumerate(k))
-    square = kx**2 + ky**2 + kz**2
+    sx, sy, sz = np.array(stretch, np.float32)
+    square = sx * kx**2 + sy * ky**2 + sz * kz**2
     square[0, 0, 0] = 1
     potential = fft.rfftn(divergence) / -square
     potential[0, 0, 0] = 0
-    return np.stack([fft.irfftn(1j * v * potential, shape) for v in (kx, ky, kz)]).astype(np.float32)
+    return np.stack([fft.irfftn(1j * v * potential, shape) for v in (sx * kx, sy * ky, sz * kz)]).astype(np.float32)
 
 
 def _rates(share: Array, wanted: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
@@ -238,7 +257,33 @@ def _rates(share: Array, wanted: NDArray[np.float64], spacing: float) -> NDArray
     return np.asarray(np.clip(np.linalg.solve(system, wanted * volume / scale) / scale, -_LARGEST_RATE, _LARGEST_RATE))
 
 
-def grow(base: Fractions, factors: NDArray[np.float64], within: Array | None = None) -> Warp:
+def at_rims(base: Fractions, factors: NDArray[np.float64], rim: float) -> Array:
+    """Logarithm by which cells change more than their region where its change sits at its rim; mean 0 in each region.
+
+    Nearness to the rim is one minus the region's share in the neighbourhood (a Gaussian of one cell).
+
+    Parameters
+    ----------
+    base : Fractions
+    factors : array
+        As of `grow`.
+    rim : float
+        As of `Growth`.
+
+    Returns
+    -------
+    float32 array, X x Y x Z
+    """
+    found = np.zeros(base.values.shape[1:], np.float32)
+    for share, factor in zip(base.values, factors, strict=True):
+        if np.isfinite(factor) and share.any():
+            near = 1 - ndimage.gaussian_filter(share, 1.0)
+            relative = near / np.average(near, weights=share) - 1
+            found += share * np.float32(rim * np.log(factor)) * relative
+    return found
+
+
+def grow(base: Fractions, factors: NDArray[np.float64], within: Array | None = None, growth: Growth = EVEN) -> Warp:
     """The deformation that brings the regions of the base anatomy to ``factors`` times their volumes.
 
     Parameters
@@ -249,12 +294,16 @@ def grow(base: Fractions, factors: NDArray[np.float64], within: Array | None = N
     within : float32 array, X x Y x Z, optional
         Logarithm by which each cell's volume change differs from that of the regions in it. It enters the divergence
         cell by cell; the regions' totals stay what ``factors`` ask for.
+    growth : Growth
 
     Returns
     -------
     Warp
         Pull-back: from a position in the changed anatomy to the base anatomy's.
     """
+    if growth.rim:
+        rims = at_rims(base, factors, growth.rim)
+        within = rims if within is None else within + rims
     shape, h = base.values.shape[1:], base.spacing
     start = base.values.sum((1, 2, 3), dtype=np.float64)
     goal = np.where(np.isnan(factors), 0, start * np.nan_to_num(factors))
@@ -276,7 +325,7 @@ def grow(base: Fractions, factors: NDArray[np.float64], within: Array | None = N
         divergence = np.tensordot(_rates(share, wanted, h).astype(np.float32), share, 1)
         if own is not None:
             divergence = divergence + own
-        back = -taper * _velocity(divergence, h)
+        back = -taper * _velocity(divergence, h, growth.stretch)
         back = 0.5 * (back + sample(back, base.origin, h, points + 0.5 * back))
         displacement = back + sample(displacement, base.origin, h, points + back)
     return Warp(displacement, base.origin, h)

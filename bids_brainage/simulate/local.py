@@ -7,7 +7,7 @@ curve of its region at A(x). The parcels are the regions, cerebral cortex and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,14 @@ class Field(NamedTuple):
     values: Array
     origin: NDArray[np.float64]
     spacing: float
+
+
+class Spot(NamedTuple):
+    """A Gaussian of local age: its middle in the base anatomy (mm), its height (years) and its SD (mm, 5 at least)."""
+
+    middle: tuple[float, float, float]
+    years: float
+    sd: float
 
 
 class LocalAge(NamedTuple):
@@ -146,6 +154,18 @@ def random_field(rng: np.random.Generator, sd: float, length: float) -> Field:
     shape = tuple(int(extent // _FIELD_SPACING) + 2 for extent in EXTENT)
     values = np.float32(sd) * noise(rng, shape, length / _FIELD_SPACING)
     return Field(values[None], ORIGIN, _FIELD_SPACING)
+
+
+def with_spots(field: Field | None, spots: Sequence[Spot]) -> Field:
+    """A field of local age with Gaussians added to it."""
+    if field is None:
+        shape = tuple(int(extent // _FIELD_SPACING) + 2 for extent in EXTENT)
+        field = Field(np.zeros((1, *shape), np.float32), ORIGIN, _FIELD_SPACING)
+    points, values = nodes(field.values.shape[1:], field.origin, field.spacing), field.values.copy()
+    for spot in spots:
+        away = points - np.array(spot.middle, np.float32)[:, None, None, None]
+        values[0] += np.float32(spot.years) * np.exp(-(away**2).sum(0) / np.float32(2 * spot.sd**2))
+    return field._replace(values=values)
 
 
 def split(shares: Fractions, anatomy: Anatomy) -> Fractions:

@@ -12,6 +12,7 @@ random error; the rest is smoothed by a Gaussian of random width. Segmentation e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy import ndimage
 
 from bids_brainage.core.errors import UsageError
 from bids_brainage.simulate import local
-from bids_brainage.simulate.aging import Fractions, fractions
+from bids_brainage.simulate.aging import EVEN, Fractions, Growth, fractions
 from bids_brainage.simulate.anatomy import REGIONS, Anatomy
 from bids_brainage.simulate.deform import Array, Warp, apply, jacobian, nearest, nodes, sample
 from bids_brainage.simulate.person import Person, grown, shape_of
@@ -69,6 +70,12 @@ class Errors(NamedTuple):
     smoothing: tuple[float, float] = (1.0, 5.0)
     affine: float = 0.01
     border: float = 0.1
+
+
+Recover = Callable[[Array, float, np.random.Generator, Errors], Array]
+"""What a registration finds of a displacement beyond its affine part (3 x X x Y x Z, mm; nodes so many mm apart)."""
+Classify = Callable[[Array, Site, np.random.Generator, Errors], tuple[Array, Array]]
+"""Grey and white matter as a segmentation finds them; the first argument is as of `classified`."""
 
 
 class Tissues(NamedTuple):
@@ -136,6 +143,7 @@ def tissue_maps(
     spacing: float = 2.0,
     site: Site = Site(),  # noqa: B008
     errors: Errors = Errors(),  # noqa: B008
+    scheme: Scheme | None = None,
 ) -> TissueMaps:
     """What the app would make of a person's scan: modulated grey and white matter; and the local age at each place.
 
@@ -153,6 +161,8 @@ def tissue_maps(
         Voxel size, mm: 1 to 4.
     site : Site
     errors : Errors
+    scheme : Scheme, optional
+        How aging, registration and segmentation work; `STANDARD` where it is not given.
 
     Raises
     ------
@@ -161,14 +171,15 @@ def tissue_maps(
     """
     if not 1 <= spacing <= 4:
         raise UsageError(f"maps at {spacing} mm: give a voxel size of 1 to 4 mm")
-    aged = grown(person, age, base.anatomy, shares, divided=True)
+    scheme = scheme or STANDARD
+    aged = grown(person, age, base.anatomy, shares, divided=True, growth=scheme.growth)
     to_base, to_template = pull_backs(person, aged.warp, base, shares)
-    found, affine_volume = registered(to_template, base, rng, errors)
+    found, affine_volume = registered(to_template, base, rng, errors, scheme.recover)
     shape, affine = template_grid(spacing)
     points = nodes(shape, affine[:3, 3], spacing)
     volume = sample(jacobian(found)[None], found.origin, found.spacing, points)[0] / np.float32(affine_volume)
     places = apply(to_base, apply(found, points))
-    grey, white = classified(sample(base.values, base.origin, base.spacing, places), site, rng, errors)
+    grey, white = scheme.classify(sample(base.values, base.origin, base.spacing, places), site, rng, errors)
     sigma = np.hypot(FWHM / np.sqrt(8 * np.log(2)), site.blur) / spacing
     gm, wm = (ndimage.gaussian_filter(part * volume, sigma, mode="constant", truncate=3) for part in (grey, white))
     labels = nearest(base.labels, base.origin, base.spacing, places)
@@ -195,13 +206,21 @@ def inverse(warp: Warp) -> Warp:
     return warp._replace(displacement=points - goal)
 
 
-def registered(true: Warp, base: Tissues, rng: np.random.Generator, errors: Errors) -> tuple[Warp, float]:
+def smoothed(rest: Array, spacing: float, rng: np.random.Generator, errors: Errors) -> Array:
+    """A displacement after a Gaussian of random width."""
+    sigma = rng.uniform(*errors.smoothing) / spacing
+    return np.stack([ndimage.gaussian_filter(part, sigma, mode="nearest", truncate=3) for part in rest])
+
+
+def registered(
+    true: Warp, base: Tissues, rng: np.random.Generator, errors: Errors, recover: Recover = smoothed
+) -> tuple[Warp, float]:
     """The template-to-head map that a registration finds where ``true`` leads back, and its affine part's determinant.
 
     Returns
     -------
     Warp
-        Affine part, and the smoothed rest.
+        Affine part, and what ``recover`` leaves of the rest.
     float
         Determinant of the affine part with the error of its estimate.
     """
@@ -212,9 +231,7 @@ def registered(true: Warp, base: Tissues, rng: np.random.Generator, errors: Erro
     fit = np.linalg.lstsq(design, exact.displacement[:, brain].T.astype(np.float64), rcond=None)[0]
     linear = np.einsum("ab,bxyz->axyz", fit[:3].T.astype(np.float32), points)
     linear += fit[3].astype(np.float32)[:, None, None, None]
-    sigma = rng.uniform(*errors.smoothing) / exact.spacing
-    rest = exact.displacement - linear
-    rest = np.stack([ndimage.gaussian_filter(part, sigma, mode="nearest", truncate=3) for part in rest])
+    rest = recover(exact.displacement - linear, exact.spacing, rng, errors)
     matrix = (np.eye(3) + fit[:3].T) @ (np.eye(3) + errors.affine * rng.standard_normal((3, 3)))
     return exact._replace(displacement=linear + rest), float(np.linalg.det(matrix))
 
@@ -225,3 +242,14 @@ def classified(values: Array, site: Site, rng: np.random.Generator, errors: Erro
     grey, white, inner_slope, outer_slope = values
     moved = inner * inner_slope
     return np.clip(grey - moved + outer * outer_slope, 0, 1), np.clip(white + moved, 0, 1)
+
+
+class Scheme(NamedTuple):
+    """How people age, and how registration and segmentation err."""
+
+    growth: Growth = EVEN
+    recover: Recover = smoothed
+    classify: Classify = classified
+
+
+STANDARD = Scheme()

@@ -42,6 +42,8 @@ class Person:
         Years by which places are older still: region, kind, lobe or group, with its side or without (`local.names`).
     field_sd, field_mm : float
         SD (years) and correlation length (mm) of a smooth random field of local age; none at 0 years.
+    spots : tuple of local.Spot
+        Gaussians of local age.
     variation : aging.Variation
         How regional volumes vary between people.
     group : str
@@ -56,13 +58,14 @@ class Person:
     offsets: Mapping[str, float] = field(default_factory=dict)
     field_sd: float = 0.0
     field_mm: float = 20.0
+    spots: tuple[local.Spot, ...] = ()
     variation: aging.Variation = aging.PLAIN
     group: str = ""
 
     @property
     def is_local(self) -> bool:
         """Whether the local age differs from place to place."""
-        return bool(self.offsets or self.field_sd)
+        return bool(self.offsets or self.field_sd or self.spots)
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,23 @@ class Visit:
         return "_".join(parts + ([f"run-{self.run}"] if self.run else []))
 
 
+def linear_of(person: Person, shares: aging.Fractions, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Linear map (3 x 3) from the base anatomy, whose shares these are, to the head: its size and proportions."""
+    volumes = shares.values.sum((1, 2, 3), dtype=np.float64) * shares.spacing**3 / 1000
+    brain = float(sum(v for v, r in zip(volumes, REGIONS, strict=True) if r.number != CSF))
+    size = _BRAIN_ML[person.sex] * np.exp(0.07 * rng.standard_normal())
+    scale = (size / brain) ** (1 / 3) * np.exp(0.02 * rng.standard_normal(3))
+    matrix = np.diag(scale) @ (np.eye(3) + 0.015 * rng.standard_normal((3, 3)) * (1 - np.eye(3)))
+    return np.asarray(matrix * (size / brain / np.linalg.det(matrix)) ** (1 / 3), np.float64)
+
+
 def shape_of(person: Person, shares: aging.Fractions) -> tuple[NDArray[np.float64], Warp]:
     """Linear map from the head to the base anatomy (3 x 3), and the random warp of the person after it.
 
     ``shares`` are those of the base anatomy.
     """
-    volumes = shares.values.sum((1, 2, 3), dtype=np.float64) * shares.spacing**3 / 1000
-    brain = float(sum(v for v, r in zip(volumes, REGIONS, strict=True) if r.number != CSF))
     rng = np.random.default_rng((person.seed, 1))
-    size = _BRAIN_ML[person.sex] * np.exp(0.07 * rng.standard_normal())
-    scale = (size / brain) ** (1 / 3) * np.exp(0.02 * rng.standard_normal(3))
-    matrix = np.diag(scale) @ (np.eye(3) + 0.015 * rng.standard_normal((3, 3)) * (1 - np.eye(3)))
-    matrix *= (size / brain / np.linalg.det(matrix)) ** (1 / 3)
+    matrix = linear_of(person, shares, rng)
     shape = tuple(int(extent // _WARP_SPACING) + 2 for extent in anatomy.EXTENT)
     box = Warp(np.zeros((3, *shape), np.float32), ORIGIN, _WARP_SPACING)
     return np.asarray(np.linalg.inv(matrix), np.float64), random_warp(rng, box, _WARP_SCALES)
@@ -123,7 +131,15 @@ class Grown(NamedTuple):
     planted: NDArray[np.float64]
 
 
-def grown(person: Person, age: float, base: Anatomy, shares: aging.Fractions, *, divided: bool = False) -> Grown:
+def grown(
+    person: Person,
+    age: float,
+    base: Anatomy,
+    shares: aging.Fractions,
+    *,
+    divided: bool = False,
+    growth: aging.Growth = aging.EVEN,
+) -> Grown:
     """Age the base anatomy as a person of this age asks for.
 
     Parameters
@@ -137,6 +153,7 @@ def grown(person: Person, age: float, base: Anatomy, shares: aging.Fractions, *,
     divided : bool
         Whether each lobe follows its own target, which offsets and fields need. People who are compared with such
         ones ask for it as well: else the lobes of a region share its growth unevenly, by up to 3 %.
+    growth : aging.Growth
 
     Returns
     -------
@@ -153,14 +170,16 @@ def grown(person: Person, age: float, base: Anatomy, shares: aging.Fractions, *,
     field = None
     if person.field_sd:
         field = local.random_field(np.random.default_rng((person.seed, 5)), person.field_sd, person.field_mm)
+    if person.spots:
+        field = local.with_spots(field, person.spots)
     ages = local.LocalAge(age + person.gap, local.offsets_by_parcel(person.offsets), field)
     if not divided and not person.is_local:
         planted = aging.planted(ages.age, person.sex, person.planted)
-        return Grown(aging.grow(shares, planted * own), ages, planted)
+        return Grown(aging.grow(shares, planted * own, growth=growth), ages, planted)
     parcels = local.split(shares, base)
     asked = local.targets(ages, parcels, person.sex, person.planted)
     factors = asked.factors * own[[p.region for p in local.PARCELS]]
-    return Grown(aging.grow(parcels, factors, asked.within), ages, local.by_region(asked.factors, parcels))
+    return Grown(aging.grow(parcels, factors, asked.within, growth), ages, local.by_region(asked.factors, parcels))
 
 
 def head_of(person: Person, age: float, base: Anatomy, shares: aging.Fractions, aged: Grown | None = None) -> Head:

@@ -16,6 +16,7 @@ from bids_brainage.stats.groups import accuracy
 FloatArray = NDArray[np.float64]
 RESAMPLES = 2000
 FEWEST = 10
+FEWEST_IN_MEAN = 3
 
 
 def figure(value: float) -> float | None:
@@ -26,6 +27,14 @@ def figure(value: float) -> float | None:
 def estimate(value_low_high: Sequence[float]) -> dict[str, float | None]:
     """An estimate with the bounds of its 95 % interval, as a card holds it."""
     return dict(zip(("value", "low", "high"), map(figure, value_low_high), strict=True))
+
+
+def mean(values: FloatArray, seed: int) -> dict[str, float | None]:
+    """Mean of known values, one a person, with its interval; nothing below three people."""
+    known = np.asarray(values, float)[np.isfinite(values)]
+    if known.size < FEWEST_IN_MEAN:
+        return {"value": None, "low": None, "high": None}
+    return mean_difference(known, np.zeros_like(known), seed)
 
 
 def mean_difference(first: FloatArray, second: FloatArray, seed: int) -> dict[str, float | None]:

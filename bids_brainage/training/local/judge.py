@@ -103,7 +103,7 @@ def figures(test: Sequence[Measured], calibration: Sequence[Measured], seed: int
     width = LocalConformal(past, past - residual, COVERAGE, BANDWIDTH).half_width(predicted)
     found: dict[str, Any] = {
         "test": evaluate.whole(age, predicted, seed),
-        "voxel_mae": _mean([row.voxel_mae for row in test], seed),
+        "voxel_mae": evaluate.mean(np.array([row.voxel_mae for row in test]), seed),
         "by_age": evaluate.by_group(age, predicted, decade(age)),
         "by_sex": evaluate.by_group(age, predicted, np.array([row.sex for row in test])),
         "by_site": evaluate.by_group(age, predicted, np.array([row.site for row in test])),
@@ -112,17 +112,10 @@ def figures(test: Sequence[Measured], calibration: Sequence[Measured], seed: int
     if np.isfinite(truth).all():
         found["local_truth"] = {
             "mean_age": evaluate.whole(truth, predicted, seed),
-            "voxel_mae": _mean([row.voxel_mae_truth for row in test], seed),
-            "voxel_r_within_person": _mean([row.local_r for row in test], seed),
+            "voxel_mae": evaluate.mean(np.array([row.voxel_mae_truth for row in test]), seed),
+            "voxel_r_within_person": evaluate.mean(np.array([row.local_r for row in test]), seed),
         }
     return found
-
-
-def _mean(values: Sequence[float], seed: int) -> dict[str, float | None]:
-    known = np.array([value for value in values if np.isfinite(value)])
-    if known.size < FEWEST:
-        return {"value": None, "low": None, "high": None}
-    return evaluate.mean_difference(known, np.zeros_like(known), seed)
 
 
 def decade(age: NDArray[np.float64]) -> NDArray[np.str_]:

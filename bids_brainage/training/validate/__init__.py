@@ -1,0 +1,1 @@
+"""How well a local model finds what was planted into simulated people whom no training saw."""
