@@ -36,6 +36,8 @@ BANDWIDTHS = tuple(float(h) for h in np.round(np.arange(0.5, 1.01, 0.05), 2))
 BLOCK = 1_500_000
 """Pairs of people whose distances are held at a time: 12 MB an array, and no fewer than 128 rows."""
 
+ROUNDS = 64
+
 
 @dataclass(frozen=True)
 class Density:
@@ -222,31 +224,35 @@ def positive(values: Array, least: Array) -> Array:
 
 
 def _choose(density: Density, target: Array, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Which person each draw starts from, shape (n,), for z-scores ``target``, shape (n, m), of the last features."""
+    """Which person each draw starts from, shape (n,), for z-scores ``target``, shape (n, m), of the last features.
+
+    By rejection: anybody is proposed, and taken with the probability exp(-(squared distance) / 2). Where nobody was
+    taken after ``ROUNDS`` proposals, the weights of all are summed; each way has the same distribution.
+    """
     n, m = target.shape
+    chosen = np.asarray(rng.integers(0, len(density.centres), n))
     if not m:
-        return np.asarray(rng.integers(0, len(density.centres), n))
-    same, who = np.unique(target, axis=0, return_inverse=True)
-    order = np.argsort(who, kind="stable")
-    where = np.searchsorted(who[order], np.arange(len(same) + 1))
+        return chosen
     factor = np.linalg.cholesky(density.shape[-m:, -m:] * density.variance)
-    at, centres = _whitened(same, factor), _whitened(density.shrink * density.centres[:, -m:], factor)
-    uniform, chosen = rng.random(n), np.empty(n, dtype=np.intp)
-    for rows in _blocks(len(same), len(centres)):
-        ends: Array = np.cumsum(_weights(at[rows], centres), axis=1, dtype=np.float64)
-        for row in range(rows.start, rows.stop):
-            end: Array = ends[row - rows.start]
-            people = order[where[row] : where[row + 1]]
-            chosen[people] = np.searchsorted(end[:-1], uniform[people] * end[-1], side="right")
+    at, centres = _whitened(target, factor), _whitened(density.shrink * density.centres[:, -m:], factor)
+    pending = np.arange(n)
+    for _ in range(ROUNDS):
+        distance = ((at[pending] - centres[chosen[pending]]) ** 2).sum(axis=1)
+        pending = pending[rng.random(len(pending)) >= np.exp(-distance / 2)]
+        if not len(pending):
+            return chosen
+        chosen[pending] = rng.integers(0, len(centres), len(pending))
+    for rows in _blocks(len(pending), len(centres)):
+        ends: Array = np.cumsum(_weights(at[pending[rows]], centres), axis=1)
+        for row, end, uniform in zip(pending[rows], ends, rng.random(len(ends)), strict=True):
+            chosen[row] = np.searchsorted(end[:-1], uniform * end[-1], side="right")
     return chosen
 
 
-def _weights(at: Array, centres: Array) -> NDArray[np.float32]:
+def _weights(at: Array, centres: Array) -> Array:
     """exp(-(squared distance) / 2) of every pair, shape (n, m), times what makes the largest of each row 1."""
-    logs = (at @ centres.T).astype(np.float32)
-    logs -= ((centres**2).sum(axis=1) / 2).astype(np.float32)
-    logs -= logs.max(axis=1, keepdims=True)
-    return np.asarray(np.exp(logs, out=logs))
+    logs = at @ centres.T - (centres**2).sum(axis=1) / 2
+    return np.asarray(np.exp(logs - logs.max(axis=1, keepdims=True)))
 
 
 def _whitened(values: Array, factor: NDArray[Any]) -> Array:

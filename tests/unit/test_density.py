@@ -138,3 +138,13 @@ def test_folds_hold_everybody_once():
     parts = density.split(103, 5, seed=1)
     assert sorted(np.concatenate(parts)) == list(range(103))
     assert {len(part) for part in parts} == {20, 21}
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 64])
+def test_people_are_chosen_by_their_weight_at_that_age_however_many_proposals(monkeypatch, rounds):
+    monkeypatch.setattr(density, "ROUNDS", rounds)
+    made = density.fit(people(12, 2), 0.5, "published")
+    target = np.full((60_000, 1), 1.8)
+    chosen = density._choose(made, target, np.random.default_rng(0))
+    weights = np.exp(-((1.8 - made.centres[:, -1]) ** 2) / (2 * made.variance))
+    np.testing.assert_allclose(np.bincount(chosen, minlength=12) / 60_000, weights / weights.sum(), atol=0.01)
