@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_brainage.bids.roi_tables import ICV, RoiTable, check_share, region_names
+from bids_brainage.bids.roi_tables import ICV, RoiTable, check_share, region_labels, region_names
 from bids_brainage.bids.tables import is_missing
 from bids_brainage.cohort.people import People
 from bids_brainage.core.errors import UsageError
+from bids_brainage.core.files import atomic, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Names = Literal["muse", "published"]
 
 RACES = {
     **dict.fromkeys(("white", "caucasian"), "White"),
@@ -19,6 +26,7 @@ RACES = {
     "asian": "Asian",
 }
 SHOWN = 3
+SUFFIXES = (".tsv", ".csv", ".parquet")
 Faults = Iterator[tuple[str, str, NDArray[np.bool_]]]
 
 
@@ -86,6 +94,50 @@ def complete_people(
     categories = {name: np.array(_values(table, name), dtype=str) for name in by}
     everybody = People(table.who, years, categories, wanted, volumes, heads if icv else None)
     return everybody.take(good), reasons
+
+
+def frame_of(people: People, names: Names = "muse") -> pd.DataFrame:
+    """People as a table: participant_id, categories, age, MUSE_702 where known, MUSE_<index>; or as published.
+
+    The published data set has SampleID, Sex, Race, Age and the names of the regions.
+    """
+    import pandas as pd
+
+    published = names == "published"
+    labels = region_labels() if published else {}
+    title = {True: str.capitalize, False: str}[published]
+    columns: dict[str, Any] = {"SampleID" if published else "participant_id": people.who}
+    columns |= {title(name): values for name, values in people.categories.items()}
+    columns[title("age")] = people.age
+    if people.icv is not None:
+        columns["ICV" if published else f"MUSE_{ICV}"] = people.icv
+    regions = [labels.get(index, f"MUSE_{index}") for index in people.indices]
+    return pd.concat([pd.DataFrame(columns), pd.DataFrame(people.volumes, columns=regions)], axis=1)
+
+
+def write(path: Path, people: People, *, names: Names = "muse", about: Mapping[str, Any]) -> Path:
+    """Write people as TSV, CSV or parquet, by the suffix, and ``about`` them as JSON beside it; volumes to 0.001 mm^3.
+
+    Raises
+    ------
+    UsageError
+        Where the suffix is another one, or parquet cannot be written here.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: has no suffix of {', '.join(SUFFIXES)}; name the file with one")
+    frame = frame_of(people, names).round(3)
+    with atomic(path) as temporary:
+        if path.suffix == ".parquet":
+            try:
+                frame.to_parquet(temporary)
+            except ImportError:
+                raise UsageError(
+                    f"{path}: parquet needs pyarrow (pip install pyarrow); or write .tsv or .csv"
+                ) from None
+        else:
+            frame.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t", index=False, na_rep="n/a")
+    write_json(path.with_suffix(".json"), {**about, "Units": {"age": "years", "volumes": "mm^3"}})
+    return path
 
 
 def _regions(table: RoiTable) -> tuple[int, ...]:
