@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"brainage: {name}: {entry['pooled']}", file=sys.stderr)
         if entry["bandwidth_at_edge_of_grid"]:
             print(
-                f"brainage: {name}: bandwidth {entry['bandwidth']:g} is at the edge of the grid; the best may lie beyond",
+                f"brainage: {name}: {entry['bandwidth']:g} is at the edge of the grid; the best may lie beyond",
                 file=sys.stderr,
             )
     print(f"{bundle.name}\t{bundle.folder}")
