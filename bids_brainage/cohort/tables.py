@@ -105,10 +105,9 @@ def frame_of(people: People, names: Names = "muse") -> pd.DataFrame:
 
     published = names == "published"
     labels = region_labels() if published else {}
-    title = {True: str.capitalize, False: str}[published]
     columns: dict[str, Any] = {"SampleID" if published else "participant_id": people.who}
-    columns |= {title(name): values for name, values in people.categories.items()}
-    columns[title("age")] = people.age
+        named = {**people.categories, "age": people.age}
+    columns |= {name.capitalize() if published else name: values for name, values in named.items()}
     if people.icv is not None:
         columns["ICV" if published else f"MUSE_{ICV}"] = people.icv
     regions = [labels.get(index, f"MUSE_{index}") for index in people.indices]

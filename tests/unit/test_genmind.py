@@ -112,7 +112,7 @@ def test_head_size_can_be_given_and_steers_the_volumes():
 
 
 def test_people_like_the_reference_have_standard_normal_scores():
-    made, people = model(), cohort(seed=5, n=600, ages=(43, 77))
+    made, people = model(n=2000), cohort(seed=5, n=600, ages=(43, 77))
     found = matching.score(made, people, k=10)
     assert abs(found.z.mean()) < 0.1
     assert found.z.std() == pytest.approx(1, abs=0.1)
