@@ -106,7 +106,7 @@ def frame_of(people: People, names: Names = "muse") -> pd.DataFrame:
     published = names == "published"
     labels = region_labels() if published else {}
     columns: dict[str, Any] = {"SampleID" if published else "participant_id": people.who}
-        named = {**people.categories, "age": people.age}
+    named = {**people.categories, "age": people.age}
     columns |= {name.capitalize() if published else name: values for name, values in named.items()}
     if people.icv is not None:
         columns["ICV" if published else f"MUSE_{ICV}"] = people.icv
