@@ -33,6 +33,14 @@ def test_the_published_likelihood_is_that_of_scikit_learn(n, d, bandwidth, seed)
     np.testing.assert_allclose(density.log_likelihood(made, others), reference, rtol=1e-6)
 
 
+def test_the_likelihood_is_that_of_scikit_learn_in_146_dimensions():
+    rng = np.random.default_rng(0)
+    table, others = rng.normal(10, 3, (300, 146)), rng.normal(10, 3, (50, 146))
+    made = density.fit(table, 0.5, "published")
+    reference = KernelDensity(bandwidth=0.5, leaf_size=300).fit(made.centres).score_samples(made.z(others))
+    np.testing.assert_allclose(density.log_likelihood(made, others), reference, rtol=1e-6)
+
+
 def test_the_shrunken_likelihood_is_that_of_its_definition():
     from scipy.special import logsumexp
     from scipy.stats import multivariate_normal
