@@ -78,7 +78,7 @@ def fit(
     with card.writing(out) as folder:
         folder.mkdir()
         genmind.write_arrays(folder / genmind.ARRAYS, fitted.model)
-        card.write_licence(folder, [table])
+        card.write_licence(folder, [table], "genmind-bundle.txt")
         command = shlex.join(["brainage", "genmind", "fit", *words, "--out", out.name])
         save(folder, _card(out.name, fitted, kernel, source, len(people), seed, command))
     return load(out)
