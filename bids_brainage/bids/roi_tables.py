@@ -1,14 +1,15 @@
 """Tables of MUSE volumes that somebody already has, in the forms in which they are found.
 
-A row a person: columns ``MUSE_47``, ``DL_MUSE_Volume_47`` (DLMUSE), bare ``47``, or the regions' names; people under
-``participant_id``, ``MRID`` or the like. Or the app's own ``*_desc-muse_volumes.tsv``, one scan.
+A row a person: columns ``MUSE_47``, ``DL_MUSE_Volume_47`` (DLMUSE), bare ``47``, the regions' names, or those of
+released GenMIND tables ("Right Hippocampus", "H_..."); people under ``participant_id``, ``MRID`` or the like. Or the
+app's own ``*_desc-muse_volumes.tsv``, one scan.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
@@ -22,10 +23,13 @@ from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age, Sex
 
 NUMBERED = re.compile(r"(?:MUSE_(?:Volume_)?|DL_MUSE_Volume_|DLMUSE_|H_MUSE_Volume_|ROI_)?(\d+)", re.IGNORECASE)
-IDS = ("participant_id", "MRID", "subject_id", "subject", "PTID", "id")
+IDS = ("participant_id", "MRID", "subject_id", "subject", "PTID", "SampleID", "id")
 ICV = 702
 ICV_NAMES = ("icv", "dlicv", "dl_icv", "702")
 PLAUSIBLE_ICV = (4e5, 3.5e6)
+ENOUGH = 100
+"""Regions from which their sum says which unit they have."""
+SHARE_OF_ICV = (0.3, 1.2)
 LONG = ("index", "name", "volume_mm3")
 
 
@@ -42,6 +46,8 @@ class RoiTable:
         Name of the column by MUSE index.
     volumes : array, (n, columns)
         mm^3; ``nan`` where a cell is empty or no number.
+    others : mapping of str to tuple of str
+        Cells of the other columns, ``race`` for instance, by their names in lower case.
     """
 
     who: tuple[str, ...]
@@ -49,6 +55,7 @@ class RoiTable:
     sex: tuple[Sex | None, ...]
     columns: dict[int, str]
     volumes: NDArray[np.float64]
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def select(self, indices: Sequence[int]) -> NDArray[np.float64]:
         """Volumes of some indices, ``(n, indices)``, mm^3; ``nan`` throughout where there is no such column."""
@@ -60,21 +67,25 @@ class RoiTable:
         return found
 
 
-def read(path: Path) -> RoiTable:
-    """Read a table (TSV, CSV or parquet, by its suffix) in any of these forms.
+def read(path: Path, *, icv: bool = True) -> RoiTable:
+    """Read a table (TSV, CSV or parquet, by its suffix) in any of these forms; ``icv``: it must have the ICV.
 
     Raises
     ------
     UsageError
-        Where it cannot be read, has no MUSE volumes or no ICV, names a region twice, or its volumes are not in mm^3.
+        Where it cannot be read, has no MUSE volumes or no ICV that it must have, names a region twice, or its volumes
+        are not in mm^3.
     """
     frame = load(path)
     if set(LONG[::2]) <= set(frame.columns):
         frame = _wide(path, frame)
-    columns = _volume_columns(path, frame)
+    columns = _volume_columns(path, frame, icv)
     who = _people(path, frame)
     volumes = frame[list(columns.values())].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    _check_units(path, volumes[:, list(columns).index(ICV)], columns[ICV])
+    if ICV in columns:
+        _check_units(path, volumes[:, list(columns).index(ICV)], f"column {columns[ICV]!r}")
+    elif len(columns) >= ENOUGH:
+        _check_units(path, volumes.sum(axis=1), "the sum of the regions")
     named = {name.lower(): name for name in frame.columns}
     age = frame[named["age"]] if "age" in named else [""] * len(frame)
     sex = frame[named["sex"]] if "sex" in named else [""] * len(frame)
@@ -84,7 +95,25 @@ def read(path: Path) -> RoiTable:
         tuple(parse_sex(str(text), None, path.name)[0] for text in sex),
         columns,
         volumes,
+        {name.lower(): tuple(map(str, frame[name])) for name in frame.columns if name not in set(columns.values())},
     )
+
+
+def check_share(path: Path, regions: NDArray[np.float64], icv: NDArray[np.float64]) -> None:
+    """Regions, shape (n, 145), and ICV, shape (n,), must have one unit.
+
+    Raises
+    ------
+    UsageError
+        Where the regions together are, in the median, no plausible share of the ICV.
+    """
+    share = np.nansum(regions, axis=1) / icv
+    middle = float(np.median(share[np.isfinite(share)])) if np.isfinite(share).any() else np.nan
+    if regions.shape[1] >= ENOUGH and not SHARE_OF_ICV[0] <= middle <= SHARE_OF_ICV[1]:
+        raise UsageError(
+            f"{path}: the regions sum to {middle:.3g} of the intracranial volume, so that their units differ or they "
+            "were normalised; give both in mm^3"
+        )
 
 
 def load(path: Path) -> pd.DataFrame:
@@ -118,17 +147,38 @@ def _wide(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
 
 def region_names() -> dict[str, int]:
     """MUSE index of each region by its name in lower case."""
-    text = (files("bids_brainage") / "data" / "muse_rois.tsv").read_text("utf-8")
-    table = pd.read_csv(StringIO(text), sep="\t")
-    return {str(name).lower(): int(index) for name, index in zip(table["name"], table["index"], strict=True)}
+    return {name.lower(): index for index, name in _named("muse_rois.tsv", "name").items()}
 
 
-def _volume_columns(path: Path, frame: pd.DataFrame) -> dict[int, str]:
+def region_labels() -> dict[int, str]:
+    """Name of each region in released tables, by MUSE index, in the order of the indices."""
+    return _named("muse_labels.tsv", "label")
+
+
+def _named(table: str, column: str) -> dict[int, str]:
+    text = (files("bids_brainage") / "data" / table).read_text("utf-8")
+    frame = pd.read_csv(StringIO(text), sep="\t")
+    return {int(index): str(name) for index, name in zip(frame["index"], frame[column], strict=True)}
+
+
+def _known_names() -> dict[str, int]:
+    """MUSE index by every name in lower case: ours, released ones, and those without their abbreviation."""
+    found = region_names()
+    for index, label in region_labels().items():
+        words = label.lower().split()
+        found[" ".join(words)] = index
+        if words[0] in ("right", "left") and re.fullmatch(r"\S+ [A-Z]\w* [a-z].*", label):
+            found[" ".join([words[0], *words[2:]])] = index
+    return found
+
+
+def _volume_columns(path: Path, frame: pd.DataFrame, icv: bool = True) -> dict[int, str]:
     """Name of the column of each MUSE index."""
-    names, found = region_names(), dict[int, str]()
+    names, found = _known_names(), dict[int, str]()
     for column in map(str, frame.columns):
         numbered = NUMBERED.fullmatch(column)
-        index = int(numbered[1]) if numbered else names.get(column.lower())
+        spoken = column.lower().strip()
+        index = int(numbered[1]) if numbered else names.get(spoken, names.get(_plain(spoken)))
         if index is None and column.lower() in ICV_NAMES:
             index = ICV
         if index is None:
@@ -138,9 +188,14 @@ def _volume_columns(path: Path, frame: pd.DataFrame) -> dict[int, str]:
         found[index] = column
     if not set(found) & set(names.values()):
         raise UsageError(f"{path}: has no column of MUSE volumes (MUSE_47, DL_MUSE_Volume_47, 47 or names); add them")
-    if ICV not in found:
+    if icv and ICV not in found:
         raise UsageError(f"{path}: has no intracranial volume (MUSE_702, DL_MUSE_Volume_702, 702 or ICV); add it")
     return found
+
+
+def _plain(name: str) -> str:
+    """A name without ``h_``, with single spaces for what stands between words."""
+    return re.sub(r"[\s._]+", " ", name.removeprefix("h_")).strip()
 
 
 def _people(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
@@ -151,23 +206,23 @@ def _people(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(frame[column])
 
 
-def _check_units(path: Path, icv: NDArray[np.float64], column: str) -> None:
-    """Volumes must be mm^3: the ICV of a head says whether they are.
+def _check_units(path: Path, whole: NDArray[np.float64], what: str) -> None:
+    """Volumes must be mm^3: the ICV of a head, or the sum of its regions, says whether they are.
 
     Raises
     ------
     UsageError
-        Where the median ICV is that of another unit.
+        Where the median is that of another unit.
     """
-    known = icv[np.isfinite(icv) & (icv > 0)]
+    known = whole[np.isfinite(whole) & (whole > 0)]
     if not known.size:
-        raise UsageError(f"{path}: column {column!r} has no positive number; give intracranial volumes in mm^3")
+        raise UsageError(f"{path}: {what} has no positive number; give volumes in mm^3")
     middle = float(np.median(known))
     if PLAUSIBLE_ICV[0] <= middle <= PLAUSIBLE_ICV[1]:
         return
     guess = next((word for factor, word in UNITS if PLAUSIBLE_ICV[0] <= middle * factor <= PLAUSIBLE_ICV[1]), None)
     told = f"looks like {guess}" if guess else "is no intracranial volume, or volumes were normalised"
-    raise UsageError(f"{path}: column {column!r} has median {middle:g}, which {told}; give volumes in mm^3")
+    raise UsageError(f"{path}: {what} has median {middle:g}, which {told}; give volumes in mm^3")
 
 
 UNITS = ((1e3, "cm^3"), (1e6, "litres"))
