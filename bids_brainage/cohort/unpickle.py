@@ -13,10 +13,11 @@ import re
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -84,11 +85,11 @@ class Reader:
         self.memo: dict[int, Any] = {}
         self.acts: dict[str, Callable[[Any], None]] = {
             **dict.fromkeys(VALUES, self._push),
-            **{code: lambda _, value=value: self._push(value) for code, value in CONSTANTS.items()},
+            **{code: partial(self._constant, value) for code, value in CONSTANTS.items()},
             **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _: None),
             **dict.fromkeys(("BINPUT", "LONG_BINPUT"), self._remember),
             **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda key: self._push(self.memo[key])),
-            **{f"TUPLE{n}": lambda _, n=n: self._push(tuple(self._top(n))) for n in (1, 2, 3)},
+            **{f"TUPLE{n}": partial(self._tuple, n) for n in (1, 2, 3)},
             "MEMOIZE": lambda _: self._remember(len(self.memo)),
             "MARK": lambda _: self.marks.append(len(self.stack)),
             "EMPTY_LIST": lambda _: self._push([]),
@@ -127,6 +128,12 @@ class Reader:
 
     def _push(self, value: Any) -> None:
         self.stack.append(value)
+
+    def _constant(self, value: Any, _: Any) -> None:
+        self._push(value)
+
+    def _tuple(self, n: int, _: Any) -> None:
+        self._push(tuple(self._top(n)))
 
     def _top(self, n: int) -> list[Any]:
         """The last ``n`` values since the last mark, taken off."""
@@ -225,7 +232,7 @@ def array(value: Any) -> NDArray[Any]:
     if not isinstance(shape, tuple) or len(shape) > DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
         raise NotPlainError("has an array of an impossible shape")
     dtype, size = _dtype(kind), prod(shape)
-    order = "F" if by_columns else "C"
+    order: Literal["C", "F"] = "F" if by_columns else "C"
     if dtype.hasobject:
         return _objects(content, size).reshape(shape, order=order)
     if not isinstance(content, bytes) or len(content) != size * dtype.itemsize:
