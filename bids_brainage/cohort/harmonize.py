@@ -107,26 +107,32 @@ def fit(study_controls: People, site: ArrayLike, reference: People, *, method: M
     kept = (study_controls.age >= ages[where, 0]) & (study_controls.age <= ages[where, 1])
     used = (reference.age >= ages[:, 0].min()) & (reference.age <= ages[:, 1].max())
     study, base, where = study_controls.take(kept), reference.take(used), where[kept]
-    both = np.concatenate([base.age, study.age])
     if not (varies := np.ptp(base.volumes, axis=0) > 0).all():
         raise UsageError(
             f"MUSE_{base.indices[int(np.argmin(varies))]}: is the same in all reference people; leave it out"
         )
-    spline = Spline.over(both) if method == "combat-gam" else None
+    spline = Spline.over(np.concatenate([base.age, study.age])) if method == "combat-gam" else None
     uses_icv = study.icv is not None and base.icv is not None
-    x = np.vstack([covariates(people, spline, uses_icv) for people in (base, study)])
-    batch = np.vstack([np.zeros((len(base), len(names))), np.eye(len(names))[where]])
-    y = np.vstack([base.volumes, study.volumes])
-    coefficients = _coefficients(x, batch, y, spline)
-    alpha, beta = coefficients[0], coefficients[1 + len(names) :]
-    residuals = y - alpha - x @ beta
-    sigma = np.sqrt((residuals[: len(base)] ** 2).mean(axis=0))
-    z = residuals[len(base) :] / sigma
+    alpha, beta, sigma, z = _standardised(study, np.eye(len(names))[where], base, spline, uses_icv)
     moved = [empirical_bayes(z[where == i]) for i in range(len(names))]
     return Harmonisation(
         *(method, study.indices, uses_icv, names, ages, tuple(np.bincount(where).tolist()), len(base), spline),
         *(alpha, beta, sigma, np.array([gamma for gamma, _ in moved]), np.array([delta2 for _, delta2 in moved])),
     )
+
+
+def _standardised(
+    study: People, batch: FloatArray, base: People, spline: Spline | None, uses_icv: bool
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Alpha, beta, sigma, and the study's residuals about the reference's model in units of sigma, (n, k)."""
+    x = np.vstack([covariates(people, spline, uses_icv) for people in (base, study)])
+    y = np.vstack([base.volumes, study.volumes])
+    sites = np.vstack([np.zeros((len(base), batch.shape[1])), batch])
+    coefficients = _coefficients(x, sites, y, spline)
+    alpha, beta = coefficients[0], coefficients[1 + batch.shape[1] :]
+    residuals = y - alpha - x @ beta
+    sigma = np.sqrt((residuals[: len(base)] ** 2).mean(axis=0))
+    return alpha, beta, sigma, residuals[len(base) :] / sigma
 
 
 def apply(harmonisation: Harmonisation, people: People, site: ArrayLike) -> People:

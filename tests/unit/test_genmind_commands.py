@@ -107,5 +107,5 @@ def test_what_cannot_be_imported_leaves_nothing(tmp_path, capsys):
     one_line(capsys, "no such file")
     other = pickles.write(tmp_path, {}, "col_dict.npz", "dict")
     assert main(["genmind", "import", str(other), "--out", str(tmp_path / "made")]) == 2
-    one_line(capsys, "is no density and no dataset")
+    one_line(capsys, "is or holds no density and no dataset")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["col_dict.npz", "kde_white_female.npz"]
