@@ -26,6 +26,7 @@ IDS = ("participant_id", "MRID", "subject_id", "subject", "PTID", "id")
 ICV = 702
 ICV_NAMES = ("icv", "dlicv", "dl_icv", "702")
 PLAUSIBLE_ICV = (4e5, 3.5e6)
+PLAUSIBLE_SUM = (3e5, 3e6)
 LONG = ("index", "name", "volume_mm3")
 
 
@@ -60,8 +61,10 @@ class RoiTable:
         return found
 
 
-def read(path: Path) -> RoiTable:
+def read(path: Path, *, needs_icv: bool = True) -> RoiTable:
     """Read a table (TSV, CSV or parquet, by its suffix) in any of these forms.
+
+    ``needs_icv``: whether one without intracranial volume, as of synthetic people, is refused.
 
     Raises
     ------
@@ -72,9 +75,14 @@ def read(path: Path) -> RoiTable:
     if set(LONG[::2]) <= set(frame.columns):
         frame = _wide(path, frame)
     columns = _volume_columns(path, frame)
+    if needs_icv and ICV not in columns:
+        raise UsageError(f"{path}: has no intracranial volume (MUSE_702, DL_MUSE_Volume_702, 702 or ICV); add it")
     who = _people(path, frame)
     volumes = frame[list(columns.values())].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    _check_units(path, volumes[:, list(columns).index(ICV)], columns[ICV])
+    if ICV in columns:
+        _check_units(path, volumes[:, list(columns).index(ICV)], columns[ICV])
+    else:
+        _check_units(path, volumes.sum(axis=1), "sum of the regions", PLAUSIBLE_SUM)
     named = {name.lower(): name for name in frame.columns}
     age = frame[named["age"]] if "age" in named else [""] * len(frame)
     sex = frame[named["sex"]] if "sex" in named else [""] * len(frame)
@@ -138,8 +146,6 @@ def _volume_columns(path: Path, frame: pd.DataFrame) -> dict[int, str]:
         found[index] = column
     if not set(found) & set(names.values()):
         raise UsageError(f"{path}: has no column of MUSE volumes (MUSE_47, DL_MUSE_Volume_47, 47 or names); add them")
-    if ICV not in found:
-        raise UsageError(f"{path}: has no intracranial volume (MUSE_702, DL_MUSE_Volume_702, 702 or ICV); add it")
     return found
 
 
@@ -151,21 +157,24 @@ def _people(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(frame[column])
 
 
-def _check_units(path: Path, icv: NDArray[np.float64], column: str) -> None:
-    """Volumes must be mm^3: the ICV of a head says whether they are.
+def _check_units(
+    path: Path, whole: NDArray[np.float64], column: str, plausible: tuple[float, float] = PLAUSIBLE_ICV
+) -> None:
+    """Volumes must be mm^3: the ICV of a head, else the sum of its regions, says whether they are.
 
     Raises
     ------
     UsageError
-        Where the median ICV is that of another unit.
+        Where the median is that of another unit.
     """
-    known = icv[np.isfinite(icv) & (icv > 0)]
+    low, high = plausible
+    known = whole[np.isfinite(whole) & (whole > 0)]
     if not known.size:
         raise UsageError(f"{path}: column {column!r} has no positive number; give intracranial volumes in mm^3")
     middle = float(np.median(known))
-    if PLAUSIBLE_ICV[0] <= middle <= PLAUSIBLE_ICV[1]:
+    if low <= middle <= high:
         return
-    guess = next((word for factor, word in UNITS if PLAUSIBLE_ICV[0] <= middle * factor <= PLAUSIBLE_ICV[1]), None)
+    guess = next((word for factor, word in UNITS if low <= middle * factor <= high), None)
     told = f"looks like {guess}" if guess else "is no intracranial volume, or volumes were normalised"
     raise UsageError(f"{path}: column {column!r} has median {middle:g}, which {told}; give volumes in mm^3")
 

@@ -19,23 +19,27 @@ if TYPE_CHECKING:
 MISSING = ("", "n/a")
 
 
-def read_people(path: Path) -> People:
-    """All people of a table with ages, sexes, ICV and the 145 regions (see :mod:`bids_brainage.bids.roi_tables`).
+def read_people(path: Path, *, needs_icv: bool = True) -> People:
+    """All people of a table with ages, sexes and the 145 regions (see :mod:`bids_brainage.bids.roi_tables`).
+
+    ``needs_icv``: whether a table without intracranial volumes is refused.
 
     Raises
     ------
     UsageError
         Where it cannot be read, or an age, a sex, a volume or the ICV of somebody is missing.
     """
-    table = roi_tables.read(path)
+    table = roi_tables.read(path, needs_icv=needs_icv)
     indices = tuple(region.number for region in regions())
-    volumes = table.select((*indices, roi_tables.ICV))
+    volumes = table.select(indices)
+    icv = table.select((roi_tables.ICV,))[:, 0] if roi_tables.ICV in table.columns else None
     age = np.array([np.nan if age.years is None else age.years for age in table.age], dtype=np.float64)
     whole = np.isfinite(volumes).all(axis=1) & np.isfinite(age) & np.array([sex is not None for sex in table.sex])
+    whole &= True if icv is None else np.isfinite(icv)
     if not whole.all():
         who = table.who[int(np.argmin(whole))]
         raise UsageError(f"{path}: {who} lacks an age, a sex, the ICV or a volume; complete the row or take it out")
-    return People(table.who, age, {"sex": np.array(table.sex, dtype=str)}, indices, volumes[:, :-1], volumes[:, -1])
+    return People(table.who, age, {"sex": np.array(table.sex, dtype=str)}, indices, volumes, icv)
 
 
 def read_columns(path: Path, *, numbers: bool = False) -> pd.DataFrame:
@@ -54,7 +58,7 @@ def write_volumes(path: Path, source: Path, people: People) -> None:
     """The table ``source`` with the volumes of its people, in its order, exchanged for those of ``people``."""
     if path.suffix not in (".tsv", ".csv"):
         raise UsageError(f"{path}: its suffix must be .tsv or .csv")
-    frame, columns = roi_tables.load(source), roi_tables.read(source).columns
+    frame, columns = roi_tables.load(source), roi_tables.read(source, needs_icv=False).columns
     for column, index in enumerate(people.indices):
         frame[columns[index]] = [f"{value:.3f}" for value in people.volumes[:, column]]
     with atomic(path) as temporary:

@@ -76,6 +76,17 @@ def test_what_cannot_be_harmonised_is_one_line(given, capsys, monkeypatch, more,
     assert not (given / "out.tsv").exists()
 
 
+def test_a_reference_without_icv_serves_and_is_said(given, capsys):
+    table(80, 2).drop(columns="MUSE_702").to_csv(given / "reference.tsv", sep="\t", index=False)
+    assert harmonize(given, "--reference", given / "reference.tsv", *CONTROLS, "--out", given / "a.tsv") == 0
+    assert "head size is no covariate" in capsys.readouterr().err
+    in_cm3 = table(80, 2).drop(columns="MUSE_702")
+    in_cm3.iloc[:, 5:] /= 1000
+    in_cm3.to_csv(given / "reference.tsv", sep="\t", index=False)
+    assert harmonize(given, "--reference", given / "reference.tsv", *CONTROLS, "--out", given / "b.tsv") == 2
+    one_line(capsys, "looks like cm^3")
+
+
 def test_a_row_that_is_not_complete_is_named(given, capsys):
     table(80, 2).assign(age=[*range(79), "n/a"]).to_csv(given / "reference.tsv", sep="\t", index=False)
     assert harmonize(given, "--reference", given / "reference.tsv", *CONTROLS, "--out", given / "a.tsv") == 2

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pickles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.lib import format as npy
 
 from bids_brainage.cohort import published, unpickle
@@ -100,6 +102,7 @@ def test_the_evil_files_are_evil(tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+GENUINE = pickle.dumps(np.array(pickles.contents(pickles.people(8)), dtype=object), protocol=4)
 KDE = b"csklearn.neighbors._kde\nKernelDensity\n"
 PROGRAMS = {
     "extension registry": b"\x80\x02\x82\x01.",
@@ -178,6 +181,31 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     path.write_bytes(bytes(content))
     with pytest.raises(BrainAgeError, match="cannot be read"):
         published.read_published([path])
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_pickles_are_refused_or_read_as_plain_data(data):
+    """Bytes of a real file exchanged, taken out or put in: an answer or one kind of error, never anything else."""
+    content = bytearray(GENUINE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    try:
+        found = unpickle.array(unpickle.Reader(unpickle.ARRAY | published.ADMITTED).read(bytes(content)))
+    except unpickle.NotPlainError:
+        return
+    assert isinstance(found, np.ndarray)
+
+
+@given(content=st.binary(max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_random_programs_are_refused_or_read_as_plain_data(content):
+    try:
+        found = unpickle.Reader({published.DENSITY}).read(KDE + content + b".")
+    except unpickle.NotPlainError:
+        return
+    assert isinstance(found, unpickle.Made | unpickle.Name | list | dict | tuple | str | bytes | int | float | None)
 
 
 def _array(shape: bytes, content: bytes, kind: bytes = b"f8") -> bytes:

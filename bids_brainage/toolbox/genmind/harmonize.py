@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Harmonise a table, and print what is to be known of it."""
     from bids_brainage.cohort import harmonize, store, tables
 
-    people, frame = tables.read_people(args.table), tables.read_columns(args.table)
+    people, frame = tables.read_people(args.table, needs_icv=False), tables.read_columns(args.table)
     if args.site_column not in frame:
         raise UsageError(f"{args.table}: has no column {args.site_column!r}; name that of the sites with --site-column")
     site = frame[args.site_column].to_numpy(dtype=str)
@@ -67,8 +67,13 @@ def _fit(args: argparse.Namespace, people: People, site: NDArray[np.str_]) -> Ha
     if args.controls is None:
         raise UsageError("--reference wants --controls, e.g. \"diagnosis == 'CN'\": patients must not fit it")
     chosen = choose_controls(tables.read_columns(args.table, numbers=True), args.controls)
-    reference = tables.read_people(args.reference)
+    reference = tables.read_people(args.reference, needs_icv=False)
     fitted = harmonize.fit(people.take(chosen), site[chosen], reference, method=args.method)
+    if not fitted.uses_icv:
+        print(
+            "ICV is not known of all, so head size is no covariate: age and sex alone keep their effect",
+            file=sys.stderr,
+        )
     if args.save:
         with writing(free(args.save)) as folder:
             store.save(folder, fitted)
