@@ -24,7 +24,7 @@ from bids_brainage.models.registry import PACKAGED, find
 
 SPLITS = 20
 ALPHA = 0.05
-HEADER = ("", "median |d|", "share p < .05/145", "AUC of site", "slope ratio", "r of slopes", "mean gap", "MAE")
+HEADER = ("", "median abs(d)", "share p < .05/145", "AUC of site", "slope ratio", "r of slopes", "mean gap", "MAE")
 
 
 def design(people: People) -> np.ndarray:
