@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_brainage.bids import roi_tables
 from bids_brainage.bids.roi_tables import ICV, RoiTable, check_share, region_labels, region_names
 from bids_brainage.bids.tables import is_missing
 from bids_brainage.cohort.people import People
@@ -26,6 +27,7 @@ RACES = {
     "asian": "Asian",
 }
 SHOWN = 3
+MISSING = ("", "n/a")
 SUFFIXES = (".tsv", ".csv", ".parquet")
 Faults = Iterator[tuple[str, str, NDArray[np.bool_]]]
 
@@ -58,6 +60,24 @@ def people_of(table: RoiTable, path: Path, *, by: Sequence[str] = ("sex",), icv:
                     "correct them or take them out"
                 )
     return people
+
+
+def read_people(path: Path, *, needs_icv: bool = True) -> People:
+    """All people of a table, by sex, with the intracranial volume where it is there.
+
+    Parameters
+    ----------
+    path : Path
+    needs_icv : bool
+        Whether a table without intracranial volumes is refused.
+
+    Raises
+    ------
+    UsageError
+        Where it cannot be read, or as of :func:`people_of`.
+    """
+    table = roi_tables.read(path, icv=needs_icv)
+    return people_of(table, path, icv=ICV in table.columns)
 
 
 def complete_people(
@@ -137,6 +157,29 @@ def write(path: Path, people: People, *, names: Names = "muse", about: Mapping[s
             frame.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t", index=False, na_rep="n/a")
     write_json(path.with_suffix(".json"), {**about, "Units": {"age": "years", "volumes": "mm^3"}})
     return path
+
+
+def read_columns(path: Path, *, numbers: bool = False) -> pd.DataFrame:
+    """All columns of a table, a row a person: as text, or with ``numbers`` those that hold nothing else as numbers."""
+    import pandas as pd
+
+    frame = roi_tables.load(path)
+    for name in frame if numbers else ():
+        values = pd.to_numeric(frame[name], errors="coerce")
+        if values[~frame[name].isin(MISSING)].notna().all():
+            frame[name] = values
+    return frame
+
+
+def write_volumes(path: Path, source: Path, people: People) -> None:
+    """The table ``source`` with the volumes of its people, in its order, exchanged for those of ``people``."""
+    if path.suffix not in (".tsv", ".csv"):
+        raise UsageError(f"{path}: its suffix must be .tsv or .csv")
+    frame, columns = roi_tables.load(source), roi_tables.read(source, icv=False).columns
+    for column, index in enumerate(people.indices):
+        frame[columns[index]] = [f"{value:.3f}" for value in people.volumes[:, column]]
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t", index=False)
 
 
 def _regions(table: RoiTable) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from io import BytesIO
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from stat import S_IFMT, S_ISREG
@@ -59,6 +60,21 @@ def unpack(source: Path, target: Path, beside: str, *, largest: int = LARGEST) -
             _copy(source, member, target / PurePosixPath(member.path).name)
 
 
+def read_member(source: Path, name: str, *, largest: int = LARGEST) -> bytes:
+    """The bytes of the one file called ``name`` in a folder, zip (``.npz``) or tar; looked at as by :func:`unpack`.
+
+    Raises
+    ------
+    BundleError
+        As :func:`unpack`.
+    """
+    with _members(source) as members:
+        (chosen,) = (m for m in _beside(source, members, name, largest) if PurePosixPath(m.path).name == name)
+        with BytesIO() as content:
+            _copy_to(source, chosen, content)
+            return content.getvalue()
+
+
 def _beside(source: Path, members: Sequence[Member], beside: str, largest: int) -> list[Member]:
     """The members in the folder of ``beside``, all members having been looked at."""
     for member in members:
@@ -79,10 +95,15 @@ def _beside(source: Path, members: Sequence[Member], beside: str, largest: int) 
 
 
 def _copy(source: Path, member: Member, target: Path) -> None:
+    with target.open("xb") as copy:
+        _copy_to(source, member, copy)
+
+
+def _copy_to(source: Path, member: Member, copy: IO[bytes]) -> None:
     stream = _reading(source, member.open)
     if stream is None:
         raise BundleError(f"{source}: {member.path!r} cannot be read; it is refused")
-    with stream, target.open("xb") as copy:
+    with stream:
         while chunk := _reading(source, lambda: stream.read(1 << 20)):
             copy.write(chunk)
 

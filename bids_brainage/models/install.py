@@ -17,7 +17,7 @@ from bids_brainage.core.errors import BrainAgeError, BundleError
 from bids_brainage.core.files import make_writable
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import folders, verified
-from bids_brainage.models.releases import Release, check, convert
+from bids_brainage.models.releases import Release, check, check_file, collect, convert
 
 LOCK, STAGING, PARTS = ".lock", ".staging", ".download"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -26,6 +26,7 @@ READERS = {
     "segment": "bids_brainage.image.network:load_network",
     "atlas": "bids_brainage.image.atlas:read_atlas",
     "normative": "bids_brainage.stats.normative:read",
+    "released-files": "bids_brainage.models.releases:read_files",
 }
 Say = Callable[[str], None]
 
@@ -64,7 +65,7 @@ def fetch(
     Parameters
     ----------
     source : Path, optional
-        A copy of the released file: no network is touched.
+        A copy of the released file, of several files their folder: no network is touched.
 
     Others as for :func:`install`.
 
@@ -78,6 +79,8 @@ def fetch(
     with _workshop(place, say) as staging:
         if not force and (there := _there(release, known)):
             return there
+        if release.files:
+            return _fetch_files(release, place, known, say, staging, source, force)
         if source is not None:
             check(source, release)
         checkpoint = source or _downloaded(release, place, say)
@@ -85,6 +88,33 @@ def fetch(
         bundle = _settle(staging, checkpoint, place, known, force)
         if source is None:
             checkpoint.unlink()
+    return bundle
+
+
+def _fetch_files(
+    release: Release, place: Path, known: Sequence[Path], say: Say, staging: Path, source: Path | None, force: bool
+) -> Bundle:
+    """Install a release of several files; the sha256 of those of which none is known is said and kept on the card."""
+    found = {}
+    for number, (path, expected) in enumerate(release.files.items()):
+        if source is None:
+            found[path] = _part(place, f"{release.digest}.{number}", release.address + path, say, None)
+        else:
+            found[path] = source / Path(path).name
+            if not found[path].is_file():
+                raise BundleError(f"{found[path]}: is not there; give the folder of the released files with --from")
+        try:
+            check_file(found[path], expected)
+        except BundleError:
+            if source is None:
+                found[path].unlink()
+            raise
+    bundle = collect(release, found, staging / "bundle")
+    for path in release.unverified:
+        say(f"not compared with anything: {path} has sha256 {bundle.card['files'][Path(path).name]}")
+    bundle = _settle(staging, source or Path(release.name), place, known, force)
+    for part in found.values() if source is None else ():
+        part.unlink()
     return bundle
 
 
@@ -111,17 +141,23 @@ def _taken(name: str, folder: Path) -> BundleError:
 
 def _downloaded(release: Release, place: Path, say: Say) -> Path:
     """The released file, checked, under a name that no other release has."""
-    part = place / PARTS / f"{release.digest}.part"
-    part.parent.mkdir(exist_ok=True)
-    begun = part.stat().st_size if part.is_file() else 0
-    say(f"{f'going on at byte {begun} of' if begun else 'downloading'} {release.address}")
-    download(release.address, part, size=release.size)
+    part = _part(place, release.digest, release.address, say, release.size)
     try:
         check(part, release)
     except BundleError as error:
         part.unlink()
         reason = str(error).removeprefix(f"{part}: ")
         raise BundleError(f"{release.address}: what came is not the released file and was removed: {reason}") from None
+    return part
+
+
+def _part(place: Path, name: str, address: str, say: Say, size: int | None) -> Path:
+    """One file, unchecked; what an earlier transfer left is gone on with."""
+    part = place / PARTS / f"{name}.part"
+    part.parent.mkdir(exist_ok=True)
+    begun = part.stat().st_size if part.is_file() else 0
+    say(f"{f'going on at byte {begun} of' if begun else 'downloading'} {address}")
+    download(address, part, size=size)
     return part
 
 

@@ -3,19 +3,21 @@
 One entry of ``data/releases.json`` a model: ``address``, ``sha256`` or ``git_blob`` (SHA-1 of git's blob), ``size`` in
 bytes where known, ``licence`` (``name``, ``address``, ``osi``), ``reference``, ``state`` (``within``: keys that lead to
 the state dict in the file, ``prefix``: taken off each name) and ``card``, the bundle's card without licence and files.
+A release of several files has ``files`` (path below ``address`` -> sha256, or null where none is known) in place of
+checksum and ``state``; its bundle holds them as they were released, for another command to read.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from bids_brainage.core.bundle import Bundle, save
+from bids_brainage.core.bundle import Bundle, load, save
 from bids_brainage.core.errors import BundleError, UsageError
-from bids_brainage.core.files import atomic, git_blob, read_json, sha256
+from bids_brainage.core.files import atomic, copy, git_blob, read_json, sha256, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +52,8 @@ class Release:
         Taken off the name of each tensor.
     card : mapping
         Of the bundle.
+    files : mapping of str to str or None
+        sha256 by path below the address, where the release is several files.
     """
 
     name: str
@@ -64,11 +68,17 @@ class Release:
     within: tuple[str, ...]
     prefix: str
     card: Mapping[str, Any]
+    files: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """What identifies the file: its sha256, else git's name for it."""
-        return str(self.sha256 or self.git_blob)
+        """What identifies the file: its sha256, else git's name for it; of several, the sha256 of their list."""
+        return sha256_of(self.files) if self.files else str(self.sha256 or self.git_blob)
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """Files of which no checksum is known."""
+        return tuple(name for name, known in self.files.items() if known is None)
 
     @property
     def made_from(self) -> dict[str, str]:
@@ -97,8 +107,9 @@ def read_releases(path: Path = RELEASES) -> dict[str, Release]:
 
 def _release(path: Path, name: str, entry: Any) -> Release:
     try:
-        licence, state = entry["licence"], entry["state"]
-        if not HEXADECIMAL.fullmatch(str(entry.get("sha256") or entry["git_blob"])):
+        files = _files(entry["files"]) if "files" in entry else {}
+        licence, state = entry["licence"], {"within": (), "prefix": ""} if files else entry["state"]
+        if not files and not HEXADECIMAL.fullmatch(str(entry.get("sha256") or entry["git_blob"])):
             raise ValueError("no checksum")
         return Release(
             name,
@@ -111,11 +122,22 @@ def _release(path: Path, name: str, entry: Any) -> Release:
             licence["osi"] is True,
             entry["reference"],
             tuple(state["within"]),
-            state["prefix"],
+            str(state["prefix"]),
             entry["card"],
+            files,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path}: the release {name!r} is not complete ({error!r}); correct it") from None
+
+
+def _files(given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Paths and sha256 of a release of several files; ``ValueError`` where one is no path below or no checksum."""
+    names = [PurePosixPath(path).name for path in given]
+    if not given or len(set(names)) < len(names) or any(".." in PurePosixPath(p).parts or p[:1] == "/" for p in given):
+        raise ValueError("files")
+    if not all(known is None or HEXADECIMAL.fullmatch(known) for known in given.values()):
+        raise ValueError("no checksum")
+    return dict(given)
 
 
 def check(path: Path, release: Release) -> None:
@@ -136,6 +158,31 @@ def check(path: Path, release: Release) -> None:
     for kind, expected in (("sha256", release.sha256), ("git_blob", release.git_blob)):
         if expected not in (None, found[kind]):
             raise BundleError(f"{path}: its {kind} is {found[kind]}, that of the release {expected}; get it again")
+
+
+def check_file(path: Path, expected: str | None) -> None:
+    """See whether one of several files is the released one, where that is known.
+
+    Raises
+    ------
+    BundleError
+        Where its sha256 is another.
+    """
+    if expected is not None and (found := sha256(path)) != expected:
+        raise BundleError(f"{path}: its sha256 is {found}, that of the release {expected}; get it again")
+
+
+def collect(release: Release, found: Mapping[str, Path], folder: Path) -> Bundle:
+    """A bundle of a release of several files, unread; the card says of which no checksum was known."""
+    folder.mkdir()
+    kept = {PurePosixPath(path).name: copy(source, folder / PurePosixPath(path).name) for path, source in found.items()}
+    return save(folder, {**release.full_card(), "not_compared": list(release.unverified)}, kept)
+
+
+def read_files(folder: Path) -> dict[str, Path]:
+    """The files of such a bundle by name."""
+    bundle = load(folder)
+    return {name: bundle.file(name) for name in bundle.card["files"]}
 
 
 def convert(release: Release, checkpoint: Path, folder: Path) -> Bundle:

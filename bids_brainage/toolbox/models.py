@@ -39,11 +39,16 @@ def add_fetch(actions: Any, where: argparse.ArgumentParser) -> None:
     made = actions.add_parser("fetch", parents=[where], help="download weights that others released (network)")
     made.add_argument("name", nargs="?", metavar="NAME", help="which (default: list them)")
     made.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE", help="a copy of the released file: no network"
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="a copy of the released file (of several: their folder): no network",
     )
     made.add_argument(
         "--accept-licence", action="store_true", help="needed where the licence is not an open-source one"
     )
+    made.add_argument("--accept-unverified", action="store_true", help="needed where no checksum of the files is known")
     made.add_argument("--releases", type=Path, metavar="FILE", help="another list, of the form of data/releases.json")
     made.add_argument("--force", action="store_true", help="replace or hide a bundle of this name")
     made.set_defaults(run=run_fetch)
@@ -130,6 +135,11 @@ def run_fetch(args: argparse.Namespace) -> int:
     say(f"licence of {release.name}: {release.licence} ({release.licence_address}); cite {release.reference}")
     if not (release.osi or args.accept_licence):
         raise UsageError(f"{release.name}: read its licence at {release.licence_address}, then give --accept-licence")
+    if release.unverified and not args.accept_unverified:
+        raise UsageError(
+            f"{release.name}: no checksum of {len(release.unverified)} files is known, so that what comes cannot be "
+            "compared with anything; give --accept-unverified to take it and keep its sha256"
+        )
     bundle = fetch(release, target(args), places(args), say, source=args.source, force=args.force)
     print(f"{bundle.name}\t{bundle.folder}")
     return 0

@@ -305,7 +305,7 @@ def test_a_killed_fetch_leaves_no_bundle_and_is_resumed(weights, server, home, t
 
 def test_the_releases_that_ship_are_complete():
     shipped = releases.read_releases()
-    assert set(shipped) == {"sfcn", "synthstrip"}
+    assert set(shipped) == {"sfcn", "synthstrip", "genmind"}
     assert shipped["synthstrip"].size == 30851709
     assert not shipped["synthstrip"].osi
     assert "4e56dc1522ac89caadc5c6fc779799ee58c23adc" in shipped["sfcn"].address
@@ -343,9 +343,9 @@ def test_an_entry_that_is_not_complete_is_refused(weights, home, tmp_path, capsy
 
 def test_an_unknown_release_is_refused_and_all_are_listed(home, capsys):
     assert main(["models", "fetch", "nothing"]) == 2
-    assert "there are: sfcn, synthstrip" in one_line(capsys)
+    assert "there are: genmind, sfcn, synthstrip" in one_line(capsys)
     assert main(["models", "fetch"]) == 0
-    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["sfcn", "synthstrip"]
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["sfcn", "synthstrip", "genmind"]
 
 
 @pytest.fixture

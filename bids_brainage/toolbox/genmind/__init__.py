@@ -1,11 +1,11 @@
-"""``brainage genmind``: reference people by kernel densities: fit, draw, match."""
+"""``brainage genmind``: reference people by kernel densities: fit, draw, match, harmonise, import."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-ACTIONS = ("fit", "sample", "match")
+ACTIONS = ("fit", "sample", "match", "harmonize", "import_")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -13,4 +13,4 @@ def add_parser(subparsers: Any) -> None:
     made = subparsers.add_parser("genmind", help="synthetic reference people and matched controls", description=__doc__)
     actions = made.add_subparsers(required=True, metavar="ACTION")
     for action in ACTIONS:
-        import_module(f"bids_brainage.toolbox.genmind.{action}").add_parser(actions)
+        import_module(f"{__name__}.{action}").add_parser(actions)
