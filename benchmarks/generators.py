@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import KernelDensity
 
-from bids_brainage.cohort.alternatives import GENERATORS, Fit
+from bids_brainage.cohort.alternatives import Fit, choose_copula, choose_mixture, fit_copula, fit_mixture
 from bids_brainage.cohort.calibration import calibration, held_out_z
 from bids_brainage.cohort.fidelity import discrimination
 from bids_brainage.cohort.margins import categories_of, strata
@@ -43,7 +43,7 @@ class Published:
         density = KernelDensity(bandwidth=BANDWIDTH).fit((features - mean) / sd)
         return np.asarray(density.tree_.data), mean, sd
 
-    def at(self, ages: Any, categories: Mapping[str, Any], rng: np.random.Generator) -> People:
+    def at(self, ages: Any, categories: Mapping[str, Any], rng: np.random.Generator) -> People:  # noqa: D102
         stratum, n = strata(categories, len(ages)), len(ages)
         made = np.empty((n, self.people.features.shape[1]))
         for i, (age, name) in enumerate(zip(ages, stratum, strict=True)):
@@ -88,7 +88,14 @@ def main() -> None:
     args = parser.parse_args()
     table = read_table(args.table)
     people = People(tuple(table.who), table.age, {"sex": table.sex}, table.indices, table.volumes, table.icv)
-    fits: dict[str, Fit] = {"published kernel": lambda some, rng: Published(some), **GENERATORS}
+    rng = np.random.default_rng(0)
+    copula, mixture = choose_copula(people, rng), choose_mixture(people, rng)
+    print(f"chosen by held-out likelihood, for all refits: {copula}, {mixture}")
+    fits: dict[str, Fit] = {
+        "published kernel": lambda some, rng: Published(some),
+        "copula": lambda some, rng: fit_copula(some, rng, copula),
+        "mixture": lambda some, rng: fit_mixture(some, rng, mixture),
+    }
     for name, fit in fits.items():
         if args.only and name not in args.only:
             continue

@@ -98,6 +98,16 @@ class Copula:
         return np.atleast_1d(multivariate_normal(cov=self.correlation).logpdf(z)) + slope.sum(axis=1)
 
 
+def choose_copula(people: People, rng: np.random.Generator) -> Choice:
+    """Spline columns by held-out likelihood, then whether shapes are worth it."""
+
+    def best(candidates: Sequence[Choice]) -> Choice:
+        return choose(people, candidates, lambda some, c: fit_copula(some, rng, c), rng)[0]
+
+    plain = best([Choice(location, scale, False) for location, scale in product((1, 2, 3, 4), (0, 1))])
+    return best([plain, plain._replace(shaped=True)])
+
+
 def fit_copula(people: People, rng: np.random.Generator, choice: Choice | None = None) -> Copula:
     """Fit the copula; without a ``choice`` it is made by held-out likelihood.
 
@@ -106,11 +116,7 @@ def fit_copula(people: People, rng: np.random.Generator, choice: Choice | None =
     UsageError
         Where a category has fewer than 20 people, or a volume is missing or negative.
     """
-    if choice is None:
-        plain = [Choice(location, scale, False) for location, scale in product((1, 2, 3, 4), (0, 1))]
-        for candidates in (plain, [Choice(shaped=shaped) for shaped in (False, True)]):
-            tried = [c if choice is None else choice._replace(shaped=c.shaped) for c in candidates]
-            choice, _ = choose(people, tried, lambda some, c: fit_copula(some, rng, c), rng)
+    choice = choice or choose_copula(people, rng)
     from sklearn.covariance import LedoitWolf
 
     y, stratum = log_volumes(people), strata(people.categories, len(people))
@@ -198,6 +204,13 @@ class Mixture:
         return log_weights - logsumexp(log_weights, axis=1, keepdims=True), means, covariances
 
 
+def choose_mixture(people: People, rng: np.random.Generator) -> MixtureChoice:
+    """Components, dimensions and shrinkage by held-out likelihood."""
+    candidates = [MixtureChoice(1, q, 0.0) for q in (5, 10, 20, 30)]
+    candidates += [MixtureChoice(*c) for c in product((2, 3), (5, 10, 20), (0.3, 0.7))]
+    return choose(people, candidates, lambda some, c: fit_mixture(some, rng, c), rng)[0]
+
+
 def fit_mixture(people: People, rng: np.random.Generator, choice: MixtureChoice | None = None) -> Mixture:
     """Fit the mixture by scikit-learn's EM; without a ``choice`` it is made by held-out likelihood.
 
@@ -208,10 +221,7 @@ def fit_mixture(people: People, rng: np.random.Generator, choice: MixtureChoice 
     UsageError
         Where a category has fewer than 20 people, or a volume is missing or negative.
     """
-    if choice is None:
-        candidates = [MixtureChoice(1, q, 0.0) for q in (5, 10, 20, 30)]
-        candidates += [MixtureChoice(*c) for c in product((2, 3), (5, 10, 20, 30), (0.3, 0.7))]
-        choice, _ = choose(people, candidates, lambda some, c: fit_mixture(some, rng, c), rng)
+    choice = choice or choose_mixture(people, rng)
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bids_brainage.cohort.auc import of_folds
 from bids_brainage.cohort.margins import strata
 from bids_brainage.cohort.people import People
 from bids_brainage.cohort.structure import FEWEST, standardised
@@ -94,7 +95,6 @@ def discrimination(real: People, synthetic: People, rng: np.random.Generator) ->
 def _separability(x: Array, y: NDArray[np.int_], classifier: str, rng: np.random.Generator) -> Interval:
     """AUC within each fold's test people, averaged: scores of different folds are on different scales."""
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -107,22 +107,10 @@ def _separability(x: Array, y: NDArray[np.int_], classifier: str, rng: np.random
             model = make_pipeline(StandardScaler(), SVC(kernel="linear")).fit(x[train], y[train])
             score = model.decision_function(x[test])
         else:
-            boosted = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=8, random_state=seed)
+            boosted = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=8, random_state=seed)
             score = boosted.fit(x[train], y[train]).decision_function(x[test])
-        found.append((y[test], score))
-    value = float(np.mean([roc_auc_score(*fold) for fold in found]))
-    draws = [np.mean([_resampled_auc(*fold, rng) for fold in found]) for _ in range(RESAMPLES)]
-    return Interval(value, *map(float, np.quantile(draws, (0.025, 0.975))))
-
-
-def _resampled_auc(y: NDArray[np.int_], score: Array, rng: np.random.Generator) -> float:
-    """AUC of people of each kind drawn with replacement."""
-    from scipy.stats import rankdata
-
-    first, second = score[y == 1], score[y == 0]
-    n, m = len(first), len(second)
-    ranks = rankdata(np.concatenate([first[rng.integers(0, n, n)], second[rng.integers(0, m, m)]]))
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+        found.append((score, y[test] == 1))
+    return of_folds(found, rng, RESAMPLES)
 
 
 def covariates(real: People, synthetic: People, rng: np.random.Generator) -> pd.DataFrame:

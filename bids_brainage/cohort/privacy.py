@@ -11,13 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_brainage.cohort.alternatives import Fit
+from bids_brainage.cohort.auc import Scored, interval, of_attacks
 from bids_brainage.cohort.margins import strata
 from bids_brainage.cohort.people import People
 from bids_brainage.core.errors import UsageError
 from bids_brainage.stats.groups import Interval
 
 Array = NDArray[np.float64]
-Scored = tuple[Array, NDArray[np.bool_]]
 
 PRIVATE = 0.60
 """Largest upper bound of the membership AUC with which synthetic people may be called private."""
@@ -60,9 +60,9 @@ def nearest_distances(
     rows, people = (rng.integers(0, len(some), (resamples, len(some))) for some in (near, far))
     relative = np.median(near[rows], axis=1) / np.maximum(np.median(far[people], axis=1), 1e-12)
     return Distances(
-        _interval(float(np.median(ratio)), np.median(ratio[rows], axis=1)),
-        _interval(float(closer.mean()), closer[rows].mean(axis=1)),
-        _interval(float(np.median(near) / max(float(np.median(far)), 1e-12)), relative),
+        interval(float(np.median(ratio)), np.median(ratio[rows], axis=1)),
+        interval(float(closer.mean()), closer[rows].mean(axis=1)),
+        interval(float(np.median(near) / max(float(np.median(far)), 1e-12)), relative),
     )
 
 
@@ -135,7 +135,9 @@ def membership(
 
 def released(real: People, held_out: People, synthetic: People, rng: np.random.Generator) -> pd.DataFrame:
     """Attack the synthetic people as they are: ``real`` trained their generator, ``held_out`` did not; as above."""
-    scores = [attack_scores(synthetic, some.take(slice(MOST_ATTACKED))) for some in (real, held_out)]
+    scores = [
+        attack_scores(synthetic, some.take(np.arange(min(len(some), MOST_ATTACKED)))) for some in (real, held_out)
+    ]
     rows = []
     for attack in scores[0]:
         both = [each[attack] for each in scores]
@@ -145,32 +147,9 @@ def released(real: People, held_out: People, synthetic: People, rng: np.random.G
 
 
 def _row(n: int, attack: str, scored: Sequence[Scored], rng: np.random.Generator, resamples: int) -> dict[str, object]:
-    auc = pooled_auc(scored, rng, resamples)
+    auc = of_attacks(scored, rng, resamples)
     tpr = float(np.mean([true_positives(score[member], score[~member]) for score, member in scored]))
     return {"rows": n, "attack": attack, "auc": auc.value, "low": auc.low, "high": auc.high, "tpr": tpr}
-
-
-def pooled_auc(scored: Sequence[Scored], rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
-    """Mean AUC of attacks on the same people with a bootstrap interval over people and attacks.
-
-    A person drawn twice counts twice in every attack: attacks that share people are not independent.
-
-    Parameters
-    ----------
-    scored : sequence of (array, bool array), (n,) each
-        Scores, and who is a member.
-    """
-    n = len(scored[0][0])
-    weights = rng.multinomial(n, np.full(n, 1 / n), resamples).astype(float)
-    values, draws = np.empty(len(scored)), np.empty((len(scored), resamples))
-    for i, (score, member) in enumerate(scored):
-        wins = 0.5 * (np.sign(score[member][:, None] - score[~member]) + 1)
-        values[i] = wins.mean()
-        inside, outside = weights[:, member], weights[:, ~member]
-        pairs = inside.sum(axis=1) * outside.sum(axis=1)
-        draws[i] = ((inside @ wins) * outside).sum(axis=1) / np.maximum(pairs, 1.0)
-    chosen = rng.integers(0, len(scored), (len(scored), resamples))
-    return _interval(float(values.mean()), draws[chosen, np.arange(resamples)].mean(axis=0))
 
 
 def true_positives(members: Array, others: Array) -> float:
@@ -234,7 +213,3 @@ def _nearest(of: Array, among: Array) -> Array:
     from sklearn.neighbors import NearestNeighbors
 
     return np.asarray(NearestNeighbors(n_neighbors=1, algorithm="brute").fit(among).kneighbors(of)[0][:, 0])
-
-
-def _interval(value: float, draws: Array) -> Interval:
-    return Interval(value, *map(float, np.quantile(draws, (0.025, 0.975))))

@@ -96,7 +96,8 @@ def correlations(real: People, synthetic: People, rng: np.random.Generator, halv
     rmse = norms / np.sqrt(p * (p - 1))
     between = [Interval(float(c.mean()), *map(float, np.quantile(c, (0.025, 0.975)))) for c in rmse.T]
     means = norms.mean(axis=0).tolist()
-    return Correlations(*between, means[0] / means[1], *means, _worst(real, _correlation(a), _correlation(b)))
+    worst = _worst(real, _correlation(a), _correlation(b))
+    return Correlations(between[0], between[1], means[0] / means[1], means[0], means[1], worst)
 
 
 def _correlation(z: Array) -> Array:
