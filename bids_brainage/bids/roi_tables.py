@@ -60,21 +60,23 @@ class RoiTable:
         return found
 
 
-def read(path: Path) -> RoiTable:
-    """Read a table (TSV, CSV or parquet, by its suffix) in any of these forms.
+def read(path: Path, *, with_icv: bool = True) -> RoiTable:
+    """Read a table (TSV, CSV or parquet, by its suffix) in any of these forms; ``with_icv`` refuses one without ICV.
 
     Raises
     ------
     UsageError
-        Where it cannot be read, has no MUSE volumes or no ICV, names a region twice, or its volumes are not in mm^3.
+        Where it cannot be read, has no MUSE volumes or no ICV that is wanted, names a region twice, or its volumes are
+        not in mm^3.
     """
     frame = load(path)
     if set(LONG[::2]) <= set(frame.columns):
         frame = _wide(path, frame)
-    columns = _volume_columns(path, frame)
+    columns = _volume_columns(path, frame, with_icv)
     who = _people(path, frame)
     volumes = frame[list(columns.values())].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    _check_units(path, volumes[:, list(columns).index(ICV)], columns[ICV])
+    if ICV in columns:
+        _check_units(path, volumes[:, list(columns).index(ICV)], columns[ICV])
     named = {name.lower(): name for name in frame.columns}
     age = frame[named["age"]] if "age" in named else [""] * len(frame)
     sex = frame[named["sex"]] if "sex" in named else [""] * len(frame)
@@ -123,7 +125,7 @@ def region_names() -> dict[str, int]:
     return {str(name).lower(): int(index) for name, index in zip(table["name"], table["index"], strict=True)}
 
 
-def _volume_columns(path: Path, frame: pd.DataFrame) -> dict[int, str]:
+def _volume_columns(path: Path, frame: pd.DataFrame, with_icv: bool) -> dict[int, str]:
     """Name of the column of each MUSE index."""
     names, found = region_names(), dict[int, str]()
     for column in map(str, frame.columns):
@@ -138,7 +140,7 @@ def _volume_columns(path: Path, frame: pd.DataFrame) -> dict[int, str]:
         found[index] = column
     if not set(found) & set(names.values()):
         raise UsageError(f"{path}: has no column of MUSE volumes (MUSE_47, DL_MUSE_Volume_47, 47 or names); add them")
-    if ICV not in found:
+    if with_icv and ICV not in found:
         raise UsageError(f"{path}: has no intracranial volume (MUSE_702, DL_MUSE_Volume_702, 702 or ICV); add it")
     return found
 

@@ -20,7 +20,7 @@ def interval(value: float, draws: Array) -> Interval:
 
 
 def resampled(scored: Scored, weights: Array) -> tuple[float, Array]:
-    """AUC (Mann-Whitney, ties a half), and that of each resample, (r,), whose people count ``weights``, (r, n), times."""
+    """AUC (Mann-Whitney, ties a half), and of resamples, (r,), in which people count ``weights``, (r, n), times."""
     score, positive = scored
     wins = 0.5 * (np.sign(score[positive][:, None] - score[~positive]) + 1)
     inside, outside = weights[:, positive], weights[:, ~positive]
