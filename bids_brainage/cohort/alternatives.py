@@ -117,13 +117,9 @@ def fit_copula(people: People, rng: np.random.Generator, choice: Choice | None =
         Where a category has fewer than 20 people, or a volume is missing or negative.
     """
     choice = choice or choose_copula(people, rng)
-    from sklearn.covariance import LedoitWolf
-
     y, stratum = log_volumes(people), strata(people.categories, len(people))
     margins = fit_margins(y, people.age, stratum, choice)
-    shrunken = LedoitWolf(assume_centered=True).fit(margins.scores(y, people.age, stratum)[0]).covariance_
-    sd = np.sqrt(np.diag(shrunken))
-    return Copula(people.indices, margins, shrunken / np.outer(sd, sd))
+    return Copula(people.indices, margins, _correlation(margins.scores(y, people.age, stratum)[0]))
 
 
 class MixtureChoice(NamedTuple):
@@ -136,7 +132,7 @@ class MixtureChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Gaussian mixture of age and principal components of log volumes; what these leave is independent noise.
+    """Gaussian mixture of age and principal components of log volumes; what these leave is normal at all ages.
 
     Attributes
     ----------
@@ -146,8 +142,8 @@ class Mixture:
     scale : array, (k,)
         SD of log volumes within strata.
     loadings : array, (q, k)
-    noise : array, (k,)
-        Variance that the components leave.
+    noise : array, (k, k)
+        Covariance that the components leave, its correlations shrunken (Ledoit-Wolf).
     age : (float, float)
         Mean and SD, years.
     weights, means, covariances : array, (c,), (c, 1 + q), (c, 1 + q, 1 + q)
@@ -173,7 +169,7 @@ class Mixture:
         for c, covariance in enumerate(covariances):
             rows = component == c
             scores[rows] += rng.multivariate_normal(np.zeros(q), covariance, int(rows.sum()), method="eigh")
-        z = scores @ self.loadings + np.sqrt(self.noise) * rng.standard_normal((n, len(self.noise)))
+        z = scores @ self.loadings + rng.standard_normal((n, len(self.noise))) @ np.linalg.cholesky(self.noise).T
         return people_from(self._offset(categories, n) + z * self.scale, ages, categories, self.indices)
 
     def log_density(self, people: People) -> Array:
@@ -181,7 +177,7 @@ class Mixture:
         z = (log_volumes(people) - self._offset(people.categories, len(people))) / self.scale
         log_weights, means, covariances = self._given(people.age)
         parts = [
-            multivariate_normal(cov=self.loadings.T @ covariance @ self.loadings + np.diag(self.noise)).logpdf(
+            multivariate_normal(cov=self.loadings.T @ covariance @ self.loadings + self.noise).logpdf(
                 z - means[:, c] @ self.loadings
             )
             for c, covariance in enumerate(covariances)
@@ -206,8 +202,8 @@ class Mixture:
 
 def choose_mixture(people: People, rng: np.random.Generator) -> MixtureChoice:
     """Components, dimensions and shrinkage by held-out likelihood."""
-    candidates = [MixtureChoice(1, q, 0.0) for q in (5, 10, 20, 30)]
-    candidates += [MixtureChoice(*c) for c in product((2, 3), (5, 10, 20), (0.3, 0.7))]
+    candidates = [MixtureChoice(1, q, 0.0) for q in (2, 5, 10, 20, 40)]
+    candidates += [MixtureChoice(*c) for c in product((2, 3), (2, 5, 10), (0.3, 0.7))]
     return choose(people, candidates, lambda some, c: fit_mixture(some, rng, c), rng)[0]
 
 
@@ -235,7 +231,7 @@ def fit_mixture(people: People, rng: np.random.Generator, choice: MixtureChoice 
     z /= scale
     pca = PCA(min(choice.dimensions, *np.subtract(z.shape, 1)), svd_solver="full").fit(z)
     scores = (z - pca.mean_) @ pca.components_.T
-    noise = np.maximum((z - pca.mean_ - scores @ pca.components_).var(axis=0), 1e-6)
+    noise = _shrunken(z - pca.mean_ - scores @ pca.components_)
     for name in offset:
         offset[name] = offset[name] + pca.mean_ * scale
     mixture = GaussianMixture(choice.components, reg_covar=1e-4, random_state=seed).fit(np.column_stack([x, scores]))
@@ -252,6 +248,21 @@ def fit_mixture(people: People, rng: np.random.Generator, choice: MixtureChoice 
         np.asarray(mixture.means_),
         covariances,
     )
+
+
+def _shrunken(left: Array) -> Array:
+    """Covariance of centred columns: their variances, and correlations shrunken."""
+    sd = np.maximum(left.std(axis=0), 1e-3)
+    return _correlation(left / sd) * np.outer(sd, sd)
+
+
+def _correlation(z: Array) -> Array:
+    """Ledoit-Wolf covariance of centred columns, brought to a diagonal of 1."""
+    from sklearn.covariance import LedoitWolf
+
+    shrunken = LedoitWolf(assume_centered=True).fit(z).covariance_
+    sd = np.sqrt(np.diag(shrunken))
+    return np.asarray(shrunken / np.outer(sd, sd))
 
 
 def _offsets(y: Array, x: Array, stratum: NDArray[np.str_]) -> dict[str, Array]:
