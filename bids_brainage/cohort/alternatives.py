@@ -78,7 +78,8 @@ class Copula:
         MUSE indices.
     margins : Margins
     correlation : array, (k, k)
-        Of the normal scores, shrunken (Ledoit & Wolf 2004, J Multivariate Analysis 88:365).
+        Of the normal scores; what the first principal components leave is shrunken (Ledoit & Wolf 2004, J
+        Multivariate Analysis 88:365). Shrinking all alike learns single people by heart where there are few.
     """
 
     indices: tuple[int, ...]
@@ -99,13 +100,14 @@ class Copula:
 
 
 def choose_copula(people: People, rng: np.random.Generator) -> Choice:
-    """Spline columns by held-out likelihood, then whether shapes are worth it."""
+    """Spline columns by held-out likelihood; then dimensions; then whether shapes are worth it."""
 
     def best(candidates: Sequence[Choice]) -> Choice:
         return choose(people, candidates, lambda some, c: fit_copula(some, rng, c), rng)[0]
 
-    plain = best([Choice(location, scale, False) for location, scale in product((1, 2, 3, 4), (0, 1))])
-    return best([plain, plain._replace(shaped=True)])
+    curve = best([Choice(location, scale) for location, scale in product((1, 2, 3, 4), (0, 1))])
+    joined = best([curve._replace(dimensions=q) for q in (0, 2, 5, 10, 20)])
+    return best([joined, joined._replace(shaped=True)])
 
 
 def fit_copula(people: People, rng: np.random.Generator, choice: Choice | None = None) -> Copula:
@@ -119,7 +121,8 @@ def fit_copula(people: People, rng: np.random.Generator, choice: Choice | None =
     choice = choice or choose_copula(people, rng)
     y, stratum = log_volumes(people), strata(people.categories, len(people))
     margins = fit_margins(y, people.age, stratum, choice)
-    return Copula(people.indices, margins, _correlation(margins.scores(y, people.age, stratum)[0]))
+    z = margins.scores(y, people.age, stratum)[0]
+    return Copula(people.indices, margins, _structured(z, choice.dimensions) if choice.dimensions else _correlation(z))
 
 
 class MixtureChoice(NamedTuple):
@@ -254,6 +257,19 @@ def _shrunken(left: Array) -> Array:
     """Covariance of centred columns: their variances, and correlations shrunken."""
     sd = np.maximum(left.std(axis=0), 1e-3)
     return _correlation(left / sd) * np.outer(sd, sd)
+
+
+def _structured(z: Array, dimensions: int) -> Array:
+    """Correlation of centred columns: principal components as they are, and the shrunken rest."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(dimensions, *np.subtract(z.shape, 1)), svd_solver="full").fit(z)
+    scores = (z - pca.mean_) @ pca.components_.T
+    found = pca.components_.T * scores.var(axis=0) @ pca.components_ + _shrunken(
+        z - pca.mean_ - scores @ pca.components_
+    )
+    sd = np.sqrt(np.diag(found))
+    return np.asarray(found / np.outer(sd, sd))
 
 
 def _correlation(z: Array) -> Array:

@@ -60,11 +60,22 @@ def people_from(logs: Array, ages: Array, categories: Mapping[str, Any], indices
 
 
 class Choice(NamedTuple):
-    """Columns of the age splines of location and log scale (0: constant, 1: a line), and whether shapes are fitted."""
+    """What a copula and its margins are made of.
 
-    location: int = 3
-    scale: int = 1
-    shaped: bool = True
+    Attributes
+    ----------
+    location, scale : int
+        Columns of the age splines of location and log scale; 0 is a constant, 1 a line.
+    shaped : bool
+        Whether skew and tail of the margins are fitted.
+    dimensions : int
+        Principal components of the scores whose correlation is taken as it is; only the rest is shrunken.
+    """
+
+    location: int = 1
+    scale: int = 0
+    shaped: bool = False
+    dimensions: int = 5
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bids_brainage.bids.roi_tables import region_names
 from bids_brainage.core.files import write_json, write_text
+from bids_brainage.image.muse import regions
 from bids_brainage.reports import svg
 from bids_brainage.reports.plots import HEIGHT, WIDTH, Plot
 from bids_brainage.reports.style import PALETTE, Banner, Section, environment, page
@@ -36,7 +36,7 @@ def write(out: Path, summary: Mapping[str, Any]) -> Path:
 def render(summary: Mapping[str, Any]) -> str:
     """The page as HTML."""
     parts: Any = environment().get_template("fidelity.html.j2").module
-    names = {index: name for name, index in _titles().items()}
+    names = {region.index: region.name.replace("_", " ") for region in regions()}
     sections = [
         Section("overview", "Overview", parts.overview(summary, _significant(summary))),
         Section(
@@ -73,11 +73,6 @@ def banners(summary: Mapping[str, Any]) -> list[Banner]:
         text = "Patients and controls of the classifiers come from different tables: an AUC may tell the source."
         made.append(Banner(text))
     return made
-
-
-def _titles() -> dict[str, int]:
-    """MUSE index by a region's name as written."""
-    return {name.replace("_", " "): index for name, index in region_names().items()}
 
 
 def _significant(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
