@@ -95,6 +95,7 @@ def main() -> None:
         "published kernel": lambda some, rng: Published(some),
         "copula": lambda some, rng: fit_copula(some, rng, copula),
         "mixture": lambda some, rng: fit_mixture(some, rng, mixture),
+        "mixture, rest independent": lambda some, rng: fit_mixture(some, rng, mixture._replace(joined=False)),
     }
     for name, fit in fits.items():
         if args.only and name not in args.only:

@@ -126,11 +126,24 @@ def fit_copula(people: People, rng: np.random.Generator, choice: Choice | None =
 
 
 class MixtureChoice(NamedTuple):
-    """Components, principal components, and how far each component's covariance is drawn to that of all."""
+    """What a mixture is made of.
 
-    components: int = 2
-    dimensions: int = 20
-    shrinkage: float = 0.5
+    Attributes
+    ----------
+    components : int
+    dimensions : int
+        Principal components that the mixture is of.
+    shrinkage : float
+        How far each component's covariance is drawn to that of all, 0 to 1.
+    joined : bool
+        Whether what the principal components leave is correlated; where it is not, a region is less like its mirror,
+        and people are harder to recognise.
+    """
+
+    components: int = 1
+    dimensions: int = 5
+    shrinkage: float = 0.0
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -235,6 +248,7 @@ def fit_mixture(people: People, rng: np.random.Generator, choice: MixtureChoice 
     pca = PCA(min(choice.dimensions, *np.subtract(z.shape, 1)), svd_solver="full").fit(z)
     scores = (z - pca.mean_) @ pca.components_.T
     noise = _shrunken(z - pca.mean_ - scores @ pca.components_)
+    noise = noise if choice.joined else np.diag(np.diag(noise))
     for name in offset:
         offset[name] = offset[name] + pca.mean_ * scale
     mixture = GaussianMixture(choice.components, reg_covar=1e-4, random_state=seed).fit(np.column_stack([x, scores]))
@@ -289,3 +303,12 @@ def _offsets(y: Array, x: Array, stratum: NDArray[np.str_]) -> dict[str, Array]:
 
 
 GENERATORS: dict[str, Fit] = {"copula": fit_copula, "mixture": fit_mixture}
+
+
+def settled(name: str, people: People, rng: np.random.Generator) -> Fit:
+    """A generator of :data:`GENERATORS` whose choices are made once, by all ``people``: for many refits."""
+    if name == "copula":
+        copula = choose_copula(people, rng)
+        return lambda some, again: fit_copula(some, again, copula)
+    mixture = choose_mixture(people, rng)
+    return lambda some, again: fit_mixture(some, again, mixture)

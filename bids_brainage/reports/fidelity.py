@@ -36,7 +36,7 @@ def write(out: Path, summary: Mapping[str, Any]) -> Path:
 def render(summary: Mapping[str, Any]) -> str:
     """The page as HTML."""
     parts: Any = environment().get_template("fidelity.html.j2").module
-    names = {region.index: region.name.replace("_", " ") for region in regions()}
+    names = {region.number: region.name.replace("_", " ") for region in regions()}
     sections = [
         Section("overview", "Overview", parts.overview(summary, _significant(summary))),
         Section(

@@ -40,7 +40,9 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run all tests, write both files, and print what matters most."""
-    from bids_brainage.cohort.alternatives import GENERATORS
+    import numpy as np
+
+    from bids_brainage.cohort.alternatives import settled
     from bids_brainage.cohort.fidelity import xgboost
     from bids_brainage.cohort.tables import read_alike
     from bids_brainage.cohort.validation import validate
@@ -60,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         patients=_patients(read[2], alike[2], args) if args.patients else None,
         held_out=people.get("held_out"),
-        refit=(args.refit, GENERATORS[args.refit]) if args.refit else None,
+        refit=(args.refit, settled(args.refit, people["real"], np.random.default_rng(args.seed)))
+        if args.refit
+        else None,
         splits=args.splits,
     )
     report = write(args.out, summary)
