@@ -125,7 +125,7 @@ def region_names() -> dict[str, int]:
     return {str(name).lower(): int(index) for name, index in zip(table["name"], table["index"], strict=True)}
 
 
-def _volume_columns(path: Path, frame: pd.DataFrame, with_icv: bool) -> dict[int, str]:
+def _volume_columns(path: Path, frame: pd.DataFrame, with_icv: bool = True) -> dict[int, str]:
     """Name of the column of each MUSE index."""
     names, found = region_names(), dict[int, str]()
     for column in map(str, frame.columns):
