@@ -32,7 +32,14 @@ SUFFIXES = (".tsv", ".csv", ".parquet")
 Faults = Iterator[tuple[str, str, NDArray[np.bool_]]]
 
 
-def people_of(table: RoiTable, path: Path, *, by: Sequence[str] = ("sex",), icv: bool = False) -> People:
+def people_of(
+    table: RoiTable,
+    path: Path,
+    *,
+    by: Sequence[str] = ("sex",),
+    indices: Sequence[int] | None = None,
+    icv: bool = False,
+) -> People:
     """Everybody in a table, who must all be complete.
 
     Parameters
@@ -41,6 +48,8 @@ def people_of(table: RoiTable, path: Path, *, by: Sequence[str] = ("sex",), icv:
         The table, for messages.
     by : sequence of str
         Columns that divide people; ``race`` is read as White, Black or Asian, others as they are written.
+    indices : sequence of int, optional
+        MUSE indices of the volumes that are wanted, in order (default: all that the table has).
     icv : bool
         Whether the intracranial volume goes with them.
 
@@ -49,9 +58,9 @@ def people_of(table: RoiTable, path: Path, *, by: Sequence[str] = ("sex",), icv:
     UsageError
         For the first column with a fault: it and the first people with it are named.
     """
-    people, reasons = complete_people(table, path, by=by, icv=icv)
+    people, reasons = complete_people(table, path, by=by, indices=indices, icv=icv)
     if reasons:
-        for column, what, rows in _faults(table, by, _regions(table), icv):
+        for column, what, rows in _faults(table, by, people.indices, icv):
             if rows.any():
                 shown = [table.who[i] for i in np.flatnonzero(rows)[:SHOWN]]
                 more = ", ..." if rows.sum() > SHOWN else ""
@@ -89,11 +98,6 @@ def complete_people(
     icv: bool = False,
 ) -> tuple[People, dict[str, str]]:
     """Those in a table who are complete, and why each of the others is not; else as :func:`people_of`.
-
-    Parameters
-    ----------
-    indices : sequence of int, optional
-        MUSE indices of the volumes that are wanted, in order (default: all that the table has).
 
     Raises
     ------

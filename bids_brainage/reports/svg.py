@@ -44,15 +44,18 @@ def figure(frame: Frame, parts: Iterable[str], description: str) -> Markup:
     return Markup(head + f"<title>{escape(description)}</title>" + "".join(parts) + "</svg>")  # noqa: S704 - parts are ours
 
 
-def axes(frame: Frame, x_label: str, y_label: str = "", *, y_ticks: bool = True) -> str:
-    """Grid, ticks and labels."""
+def axes(
+    frame: Frame, x_label: str, y_label: str = "", *, y_ticks: bool = True, x_names: Sequence[str] | None = None
+) -> str:
+    """Grid, ticks and labels; ``x_names`` stand at 0, 1, 2, ... in place of numbers."""
     left, right = frame.left, frame.width - RIGHT
     bottom = frame.height - BOTTOM
     made = []
-    for tick in ticks(frame.x_range, (right - left) / 80):
+    named = {tick: _shown(tick) for tick in ticks(frame.x_range, (right - left) / 80)}
+    for tick, name in (named if x_names is None else dict(enumerate(x_names))).items():
         at = float(frame.x(tick))
         made.append(f'<path class="grid" d="M{at:.1f} {TOP}V{bottom}"/>')
-        made.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{_shown(tick)}</text>')
+        made.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{escape(name)}</text>')
     for tick in ticks(frame.y_range, (bottom - TOP) / 50) if y_ticks else []:
         at = float(frame.y(tick))
         made.append(f'<path class="grid" d="M{left} {at:.1f}H{right}"/>')

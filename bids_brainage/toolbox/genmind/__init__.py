@@ -1,11 +1,11 @@
-"""``brainage genmind``: reference people by kernel densities: fit, draw, match, harmonise, import."""
+"""``brainage genmind``: reference people by kernel densities: fit, draw, match, harmonise, import, validate."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-ACTIONS = ("fit", "sample", "match", "harmonize", "import_")
+ACTIONS = ("fit", "sample", "match", "harmonize", "import_", "validate")
 
 
 def add_parser(subparsers: Any) -> None:
