@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,16 @@ def build(todo: Sequence[Job], options: Options, tools: Tools, device: str, thre
         "crashfile_format": "txt",
         "poll_sleep_duration": "0.1",
         "check_version": "false",
+        "create_report": "false",  # of the whole work folder, which other processes may share
         "remove_unnecessary_outputs": "false",
     }
     return workflow
+
+
+def clean(done: Sequence[Job], work: Path) -> None:
+    """Remove the intermediate files of these scans; what other processes have in the same folder stays."""
+    for job in done:
+        shutil.rmtree(work / WORKFLOW / node_name(job), ignore_errors=True)
 
 
 def boilerplate(workflow: Workflow) -> str:
