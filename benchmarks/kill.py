@@ -1,4 +1,4 @@
-"""SIGKILL at seeded random moments of a run that is resumed each time: is anything half-written, is the end the same?
+"""SIGKILL at seeded random moments of a run that is resumed each time: nothing half-written, and the same end.
 
     python benchmarks/kill.py --kills 20 --seed 0 --work DIR
 

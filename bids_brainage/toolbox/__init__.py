@@ -10,7 +10,7 @@ from importlib import import_module
 from bids_brainage import __version__
 from bids_brainage.core.errors import BrainAgeError
 
-COMMANDS = ("demo", "selftest", "predict", "simulate", "train", "models")
+COMMANDS = ("demo", "selftest", "predict", "simulate", "train", "models", "descriptor", "brainlife")
 
 
 def parser() -> argparse.ArgumentParser:
