@@ -87,6 +87,7 @@ def prepare_environment(options: Options) -> None:
     os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
     os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
     os.environ.setdefault("MPLBACKEND", "agg")
+    os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "user")  # names cluster jobs
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -33,7 +33,7 @@ def run_participant(options: Options, home: Path | None) -> int:
     for job in todo:
         LOG.info("%s: %s", job.scan.stem, job.why)
     if options.dry_run:
-        return dry_run(jobs)
+        return dry_run(jobs, broken)
     if todo:
         describe_outputs(options, tools)
         reasons = execute(todo, options, tools, device)
@@ -161,8 +161,10 @@ def failure(job: Job, reason: str) -> str:
     return f"{path}: {rest if WORKFLOW in named and rest else reason}"
 
 
-def dry_run(jobs: Sequence[Job]) -> int:
-    """Print what would run."""
+def dry_run(jobs: Sequence[Job], broken: Sequence[str]) -> int:
+    """Print what would run, and log what cannot."""
+    for reason in broken:
+        LOG.error("%s", reason)
     for job in jobs:
         print(f"{job.scan.stem}\t{job.why or 'complete'}\t{job.scan.path}")
     return 0
