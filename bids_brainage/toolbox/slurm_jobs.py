@@ -207,13 +207,18 @@ def failures(folder: Path) -> list[dict[str, str]]:
 
 
 def why(code: str, log: Path, waiting: bool) -> str:
-    """Why a task failed: the app's own lines on errors where it could write them, else what the exit code means."""
-    if not code:
-        return "has not ended" if waiting else NO_WORD
+    """Why a task failed: what its exit code means, SLURM's word in its log, and the app's own lines on errors.
+
+    The app's last line only counts scans, so it is shown where it is the only one.
+    """
+    if not code and waiting:
+        return "has not ended"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    said = [" ".join(line.split(" ")[2:]) for line in lines if line[9:11] == "E "]
-    known = MEANINGS.get(int(code), "") if code.isdigit() else ""
-    return "; ".join(filter(None, [known, *said[:-1]])) or (said or [f"exit code {code}; see its log"])[-1]
+    slurm = [line for line in lines if line.startswith("slurmstepd")]
+    said = [line[11:] for line in lines if line[9:11] == "E "]
+    meant = MEANINGS.get(int(code), "") if code.isdigit() else NO_WORD
+    words = [meant, *slurm, *(said[:-1] or ([] if meant or slurm else said))]
+    return "; ".join(filter(None, words)) or f"exit code {code}; see its log"
 
 
 def write_failures(folder: Path, rows: Sequence[Mapping[str, str]]) -> Path:

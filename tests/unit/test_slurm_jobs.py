@@ -81,6 +81,9 @@ def test_failed_tasks_are_told_with_the_reason(array):
         "task": "1", "participants": "01 02", "exit_code": "1", "why": "x.nii: is empty; get it", "log": "task-1.log",
     }  # fmt: skip
     assert (second["exit_code"], second["why"]) == ("n/a", slurm_jobs.NO_WORD)
+    limit = "slurmstepd-n1: error: *** JOB 4 ON n1 CANCELLED AT 10:10 DUE TO TIME LIMIT ***"
+    write_text(script.parent / "task-2.log", f"{limit}\n10:00:02 E stopped; what is complete stays\n")
+    assert slurm_jobs.failures(script.parent)[1]["why"] == f"{slurm_jobs.NO_WORD}; {limit}"
     assert task(script, 1, 137) == 137
     assert slurm_jobs.failures(script.parent)[0]["why"].startswith("killed, most often for want of memory")
     assert task(script, 2, 0) == 0
