@@ -2,8 +2,9 @@
 
     python benchmarks/kill.py --kills 20 --seed 0 --work DIR
 
-One simulated person at 2 mm. The app and all its workers are killed at a random moment of each run, the final files are
-read, and the run goes on; where a run ends before its kill, it is compared with an undisturbed one and begun anew.
+One simulated person at 2 mm. The app and all its workers are killed a random time after a random number of further
+stages, the final files are read, and the run goes on; where it ends before its kill, it is compared with an undisturbed
+one and begun anew.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from whole import differences, faults, files, leftovers
 
 from bids_brainage.simulate.cohort import Person, Visit, write_scans
 
-SHORTEST = 3.0  # seconds that the app needs before its first stage
+MOST_STAGES = 3  # that a run may end before its kill, so that kills fall into all of them on a busy machine, too
 
 
 def start(bids: Path, out: Path, work: Path) -> subprocess.Popen[bytes]:
@@ -33,23 +34,25 @@ def start(bids: Path, out: Path, work: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
 
 
-def killed(process: subprocess.Popen[bytes], after: float) -> bool:
-    """Kill the whole group after some seconds; False where it had ended by itself."""
-    try:
-        process.wait(timeout=after)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
+def killed(process: subprocess.Popen[bytes], work: Path, more: int, after: float) -> bool:
+    """Kill the whole group some seconds after so many more stages; False where it had ended by itself."""
+    goal, since = len(stages(work)) + more, time.monotonic()
+    while process.poll() is None:
+        if len(stages(work)) < goal:
+            since = time.monotonic()
+        elif time.monotonic() - since > after:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.05)
     if process.returncode:
         sys.exit(f"the run itself failed with exit code {process.returncode}; see log.txt")
     return False
 
 
-def stages(work: Path) -> str:
-    """How far the run was."""
-    done = sorted(work.rglob("result_*.pklz"), key=lambda p: p.stat().st_mtime)
-    return done[-1].parent.name if done else "nothing"
+def stages(work: Path) -> list[str]:
+    """Stages that are done, in that order."""
+    return [p.parent.name for p in sorted(work.rglob("result_*.pklz"), key=lambda p: p.stat().st_mtime)]
 
 
 def judged(out: Path, reference: Path) -> int:
@@ -76,13 +79,13 @@ def main() -> int:
     print(f"undisturbed: {whole:.0f} s, {len(files(root / 'reference'))} files", flush=True)
     out, work, bad, kills = root / "out", root / "w1", 0, 0
     while True:
-        after = draw.uniform(SHORTEST, whole / 2) if kills < args.kills else 10 * whole
-        if killed(start(bids, out, work), after):
+        more, after = draw.randrange(MOST_STAGES), draw.uniform(0, whole / 4)
+        if killed(start(bids, out, work), work, more if kills < args.kills else sys.maxsize, after):
             kills += 1
             found = faults(out)
             bad += len(found)
             left = len(leftovers(out))
-            print(f"kill {kills} after {after:.1f} s: last stage done {stages(work)}, {len(files(out))} final files, "
+            print(f"kill {kills}: last stage done {(stages(work) or ['none'])[-1]}, {len(files(out))} final files, "
                   f"{len(found)} unreadable, {left} temporary", *found, sep="\n    ", flush=True)  # fmt: skip
             continue
         bad += judged(out, root / "reference")

@@ -1,9 +1,10 @@
 """Several processes at once on one output folder, one work folder and one saved index: results as those of one.
 
-    python benchmarks/together.py --n 8 --work DIR
+    python benchmarks/together.py --n 8 --work DIR [--scan T1w.nii.gz]
 
-Simulated people at 2 mm, a process each, all started together. Afterwards every file is read, the app must find nothing
-left to do, the validator no error, and the group level everybody. Memory is that of all processes together.
+One scan (default: a simulated person at 2 mm) under as many names, a process each, all started together. Afterwards all
+brain ages must be the same, every file whole, the app must find nothing left to do, the validator no error, and the group
+level everybody. Memory is that of all processes together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 from speed import memory_of
 from whole import faults, files, leftovers
 
-from bids_brainage.bids.tables import read_tsv
+from bids_brainage.bids.tables import read_tsv, write_tsv
+from bids_brainage.core.files import copy, write_json, write_text
 from bids_brainage.simulate.cohort import Person, Visit, write_scans
 
 
@@ -52,9 +54,23 @@ def checked(root: Path, people: int) -> list[str]:
     group = subprocess.run(app(root, "group"), capture_output=True, text=True, check=False)
     n = len(read_tsv(out / "group_participants.tsv")) if group.returncode == 0 else 0
     found += [] if n == people else [f"the group level has {n} of {people} people: {group.stderr}"]
+    ages = {row["brain_age"] for path in out.rglob("*_brainage.tsv") for row in read_tsv(path)}
+    found += [] if len(ages) == 1 else [f"brain ages of the same scan: {sorted(ages)}"]
     validator = Path(sys.executable).with_name("bids-validator-deno")
     told = subprocess.run([str(validator), "--format", "json", str(out)], capture_output=True, text=True, check=False)
     return found + [str(i) for i in json.loads(told.stdout)["issues"]["issues"] if i["severity"] == "error"]
+
+
+def copies(scan: Path | None, folder: Path, labels: list[str]) -> None:
+    """A dataset of one scan under several names."""
+    if scan is None:
+        (scan,) = write_scans(folder / "one", [Visit(Person("01", "F", 3), 64.0, 1)], seed=1).glob("sub-01/*/*.nii.gz")
+    for label in labels:
+        copy(scan, folder / "bids" / f"sub-{label}" / "anat" / f"sub-{label}_T1w.nii.gz")
+    write_json(folder / "bids" / "dataset_description.json", {"Name": "one scan", "BIDSVersion": "1.10.0"})
+    write_text(folder / "bids" / "README", "One scan under several names.\n")
+    rows = [{"participant_id": f"sub-{label}", "age": 64, "sex": "F"} for label in labels]
+    write_tsv(folder / "bids" / "participants.tsv", rows, list(rows[0]))
 
 
 def main() -> int:
@@ -62,10 +78,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=8, help="processes")
     parser.add_argument("--work", type=Path, required=True, help="a new folder")
+    parser.add_argument("--scan", type=Path)
     args = parser.parse_args()
     labels = [f"{n:02d}" for n in range(1, args.n + 1)]
-    visits = [Visit(Person(label, "FM"[n % 2], n), 45.0 + 4 * n, n) for n, label in enumerate(labels)]
-    write_scans(args.work / "bids", visits, seed=1, step=2)
+    copies(args.scan, args.work, labels)
     codes, seconds, peak = together(args.work, labels)
     wrong = [*(f"sub-{label}: exit code {code}" for label, code in zip(labels, codes, strict=True) if code)]
     wrong += checked(args.work, args.n)
