@@ -3,8 +3,8 @@
     python benchmarks/together.py --n 8 --work DIR [--scan T1w.nii.gz]
 
 One scan (default: a simulated person at 2 mm) under as many names, a process each, all started together. Afterwards all
-brain ages must be the same, every file whole, the app must find nothing left to do, the validator no error, and the group
-level everybody. Memory is that of all processes together.
+brain ages must be the same, every file whole, the app must find nothing left to do, the validator no error, and the
+group level everybody. Memory is that of all processes together.
 """
 
 from __future__ import annotations

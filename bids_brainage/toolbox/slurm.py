@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     root = args.out_dir.resolve() / "logs" / "slurm"
     if args.status:
         return status(jobs.last(root))
+    if "--dry-run" in args.app_options:
+        raise UsageError("--dry-run: would reach every task; leave --submit out and read the scripts instead")
     earlier = jobs.last(root) if jobs.submissions(root) else None
     if args.submit and earlier is not None and jobs.running(jobs.ids(earlier)):
         raise UsageError(f"{earlier}: its jobs have not ended; wait for them or scancel {' '.join(jobs.ids(earlier))}")

@@ -104,7 +104,10 @@ def new_folder(root: Path) -> Path:
     """A folder for the next submission."""
     number = int(last(root).name) + 1 if submissions(root) else 1
     folder = root / f"{number:02d}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made ({error.strerror}); give an output folder of your own") from None
     return folder
 
 

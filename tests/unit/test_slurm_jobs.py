@@ -108,6 +108,18 @@ def test_submissions_have_folders_of_their_own(tmp_path):
     assert slurm_jobs.ids(tmp_path / "10") == []
 
 
+def test_an_output_folder_that_cannot_be_used_is_one_line(tmp_path):
+    write_text(tmp_path / "out", "a file")
+    with pytest.raises(UsageError, match="cannot be made"):
+        slurm_jobs.new_folder(tmp_path / "out")
+
+
+def test_a_dry_run_of_all_tasks_is_refused(tmp_path, capsys):
+    assert main(["slurm", str(tmp_path), str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "leave --submit out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_slurm_it_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="sbatch: is not on the PATH"):
