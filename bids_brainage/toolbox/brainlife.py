@@ -94,7 +94,7 @@ def _sentence(row: Mapping[str, str]) -> str:
     text = (
         f"Brain age {row['brain_age']} years{interval if row['brain_age_low'] != 'n/a' else ''} by model {row['model']}"
     )
-    text += f", {row['gap']} years beside the age of {row['age']}" if row["gap"] != "n/a" else ""
+    text += f", gap {row['gap']} years at the age of {row['age']}" if row["gap"] != "n/a" else ""
     return f"{text}. {'Flags: ' + ', '.join(_flags(row)) + '. ' if _flags(row) else ''}Not for clinical use."
 
 
