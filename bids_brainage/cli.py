@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 import os
@@ -15,41 +14,10 @@ from typing import Any
 
 from bids_brainage import __version__
 from bids_brainage.core.errors import BrainAgeError, UsageError, in_a_line
-from bids_brainage.options import Options, fields, flag_name, from_toml, kind
+from bids_brainage.options import Options, flag_name, from_toml, parser
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 LOG = logging.getLogger("bids_brainage")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Build the command line from the fields of :class:`Options`."""
-    made = argparse.ArgumentParser(
-        prog="bids-brainage",
-        description="Brain age from T1-weighted MRI: a BIDS dataset goes in, BIDS derivatives come out.",
-        epilog="Exit code: 0 all expected outputs are there, 1 some scan failed, 2 bad usage or an unusable dataset, "
-        "130 or 143 stopped.",
-    )
-    made.add_argument("bids_dir", type=Path, help="the BIDS dataset; never written to")
-    made.add_argument("out_dir", type=Path, help="where the derivatives go")
-    made.add_argument("level", choices=("participant", "group"), help="first 'participant', then 'group'")
-    groups: dict[str, Any] = {}
-    for field in fields():
-        group = groups.setdefault(field.metadata["group"], made.add_argument_group(field.metadata["group"]))
-        value, several, choices = kind(field)
-        names = [n for n in (field.metadata["short"], flag_name(field.name)) if n]
-        how: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": _help(field)}
-        if value is bool:
-            group.add_argument(*names, action="store_true", **how)
-        else:
-            how |= {"choices": choices} if choices else {"metavar": field.metadata["metavar"]}
-            group.add_argument(*names, type=value, nargs="+" if several else None, **how)
-    made.add_argument("--version", action="version", version=f"bids-brainage {__version__}")
-    return made
-
-
-def _help(field: dataclasses.Field[Any]) -> str:
-    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    return field.metadata["help"] + (f" (default: {shown})" if shown not in (None, False, "") else "")
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
@@ -60,7 +28,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     UsageError
         Where a value cannot be used, a file that is named is not there, or the folders contradict each other.
     """
-    given = vars(parser().parse_args(argv))
+    given = vars(parser("bids-brainage", __version__).parse_args(argv))
     from_file = from_toml(given["config"]) if "config" in given else {}
     values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in {**from_file, **given}.items()}
     options = Options(**values)
@@ -119,6 +87,7 @@ def prepare_environment(options: Options) -> None:
     os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
     os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
     os.environ.setdefault("MPLBACKEND", "agg")
+    os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "user")  # names cluster jobs
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +16,9 @@ Level = Literal["participant", "group"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def option(default: Any, text: str, group: str, *, short: str = "", metavar: str = "", flag: str = "") -> Any:
-    """A dataclass field that carries its help text, its group in ``--help``, and how it is shown."""
-    metadata = {"help": text, "group": group, "short": short, "metavar": metavar, "flag": flag}
+def option(default: Any, text: str, group: str, *, short: str = "", metavar: str = "", made: bool = False) -> Any:
+    """A dataclass field that carries its help text, its group in ``--help``, how it is shown, whether it is made."""
+    metadata = {"help": text, "group": group, "short": short, "metavar": metavar, "made": made}
     return field(default=default, metadata=metadata)
 
 
@@ -41,7 +43,7 @@ class Options:
         metavar="FILE",
     )
     bids_database_dir: Path | None = option(
-        None, "folder of a saved dataset index; made when it is not there", "Which scans", metavar="DIR"
+        None, "folder of a saved dataset index; made when it is not there", "Which scans", metavar="DIR", made=True
     )
     skip_bids_validation: bool = option(False, "do not check the dataset with the BIDS validator first", "Which scans")
     derivatives: tuple[str, ...] = option(
@@ -90,6 +92,7 @@ class Options:
         "How it runs",
         short="-w",
         metavar="DIR",
+        made=True,
     )
     nprocs: int | None = option(None, "processes at once (default: all cores)", "How it runs", metavar="N")
     omp_nthreads: int | None = option(None, "threads a process (default: as many as fit)", "How it runs", metavar="N")
@@ -139,6 +142,55 @@ def kind(f: dataclasses.Field[Any]) -> tuple[type, bool, tuple[str, ...]]:
         return str, False, tuple(inner)
     value = inner[0] if inner else annotation
     return value, several, ()
+
+
+def parser(prog: str, version: str) -> argparse.ArgumentParser:
+    """The command line of the app; what is not given is not in the namespace."""
+    made = argparse.ArgumentParser(
+        prog=prog,
+        description="Brain age from T1-weighted MRI: a BIDS dataset goes in, BIDS derivatives come out.",
+        epilog="Exit code: 0 all expected outputs are there, 1 some scan failed, 2 bad usage or an unusable dataset, "
+        "130 or 143 stopped.",
+    )
+    made.add_argument("bids_dir", type=Path, help="the BIDS dataset; never written to")
+    made.add_argument("out_dir", type=Path, help="where the derivatives go")
+    made.add_argument("level", choices=typing.get_args(Level), help="first 'participant', then 'group'")
+    groups: dict[str, Any] = {}
+    for f in fields():
+        group = groups.setdefault(f.metadata["group"], made.add_argument_group(f.metadata["group"]))
+        value, several, choices = kind(f)
+        names = [n for n in (f.metadata["short"], flag_name(f.name)) if n]
+        how: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": _help(f)}
+        if value is bool:
+            group.add_argument(*names, action="store_true", **how)
+        else:
+            how |= {"choices": choices} if choices else {"metavar": f.metadata["metavar"]}
+            group.add_argument(*names, type=value, nargs="+" if several else None, **how)
+    made.add_argument("--version", action="version", version=f"{prog} {version}")
+    return made
+
+
+def _help(f: dataclasses.Field[Any]) -> str:
+    shown = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
+    return f.metadata["help"] + (f" (default: {shown})" if shown not in (None, False, "") else "")
+
+
+def words(values: Mapping[str, Any]) -> list[str]:
+    """Options by name as words of a command line, in the order of the fields: the way back from :func:`parser`.
+
+    Examples
+    --------
+    >>> words({"models": ("roi", "local"), "force": True, "nprocs": 2})
+    ['--models', 'roi', 'local', '--force', '--nprocs', '2']
+    """
+    made: list[str] = []
+    for f in fields():
+        value = values.get(f.name)
+        if value is None or value is False or value == ():
+            continue
+        given = [] if value is True else value if isinstance(value, list | tuple) else [value]
+        made += [flag_name(f.name), *map(str, given)]
+    return made
 
 
 def from_toml(path: Path) -> dict[str, Any]:

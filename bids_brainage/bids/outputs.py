@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import copy, make_writable, read_json, write_json, write_text
+from bids_brainage.core.files import copy, make_writable, read_json, refresh, sweep, write_json
 from bids_brainage.core.types import Scan
 
 BIDS_VERSION = "1.10.0"
@@ -139,6 +139,15 @@ def reason_to_run(
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         return f"missing: {', '.join(path.name for path in absent[:3])}{more}"
     return difference(read_fingerprint(mark), fingerprint)
+
+
+def begin(scan: Scan, out_dir: Path, template: str) -> None:
+    """Take the result of a scan that is to be done back, and what a killed run left half-written."""
+    for mark in (MARK, "brainage"):
+        path_for(scan, mark, out_dir, template).unlink(missing_ok=True)
+    for folder in (Path(out_dir) / _folder(scan), Path(out_dir) / f"sub-{scan.subject}" / "figures"):
+        sweep(folder, f"{scan.stem}_")
+    sweep(Path(out_dir), f"sub-{scan.subject}.html")
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
@@ -313,16 +322,7 @@ def write_dataset_files(
         "README.md": _readme(version),
         **{name: Path(path).read_text(encoding="utf-8") for name, path in (tables or {}).items()},
     }
-    return [
-        write_text(Path(out_dir) / name, text) for name, text in contents.items() if not _is(Path(out_dir) / name, text)
-    ]
-
-
-def _is(path: Path, text: str) -> bool:
-    try:
-        return path.read_text(encoding="utf-8") == text
-    except (OSError, UnicodeDecodeError):
-        return False
+    return [Path(out_dir) / name for name, text in contents.items() if refresh(Path(out_dir) / name, text)]
 
 
 def _description(

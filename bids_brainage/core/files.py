@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bids_brainage.core.errors import BrainAgeError
+
+DIGITS = 12
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
         raise BrainAgeError(
             f"{path.parent}: cannot create this folder ({error.strerror}); check its permissions"
         ) from None
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:DIGITS]}.{path.name}")
     try:
         yield temporary
         temporary.replace(path)
@@ -45,6 +48,23 @@ def write_text(path: Path, text: str) -> Path:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def refresh(path: Path, text: str) -> bool:
+    """Write UTF-8 text atomically, unless the file holds just that; returns whether it was written."""
+    try:
+        if Path(path).read_text(encoding="utf-8") == text:
+            return False
+    except (OSError, UnicodeDecodeError):
+        pass  # not there, or damaged: written below
+    write_text(path, text)
+    return True
+
+
+def sweep(folder: Path, start: str) -> None:
+    """Remove what killed writers of files whose names begin with ``start`` left in a folder."""
+    for path in Path(folder).glob(f".{'[0-9a-f]' * DIGITS}.{glob.escape(start)}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> Path:

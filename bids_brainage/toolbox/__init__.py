@@ -10,7 +10,10 @@ from importlib import import_module
 from bids_brainage import __version__
 from bids_brainage.core.errors import BrainAgeError
 
-COMMANDS = ("demo", "selftest", "predict", "simulate", "train", "validate", "genmind", "models")
+COMMANDS = (
+    *("demo", "selftest", "predict", "simulate", "train", "validate", "genmind", "models"),
+    *("slurm", "descriptor", "brainlife"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +35,11 @@ def show_log() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``brainage``; returns the exit code."""
-    args = parser().parse_args(argv)
+    made = parser()
+    args, rest = made.parse_known_args(argv)
+    if rest and "app_options" not in args:
+        made.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.app_options = rest
     try:
         code: int = args.run(args)
         return code

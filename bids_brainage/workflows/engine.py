@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from bids_brainage.workflows.plugin import KILLED, MultiProc, last_words, start_
 from bids_brainage.workflows.progress import Progress
 
 NOT_RUN = "was not run, because another scan failed (--stop-on-first-crash)"
+MULTIPROC = ("MultiProc", "LegacyMultiProc")
+OWN = (*MULTIPROC, "Linear")
 LOG = logging.getLogger("bids_brainage")
 PRELOADED = ["torch", "ants", "nibabel", "bids_brainage.workflows.participant"]
 
@@ -43,11 +46,18 @@ def build(todo: Sequence[Job], options: Options, tools: Tools, device: str, thre
         "stop_on_first_crash": str(options.stop_on_first_crash),
         "crashdump_dir": str(options.out_dir / "logs"),
         "crashfile_format": "txt",
-        "poll_sleep_duration": "0.1",
+        "poll_sleep_duration": "0.1" if plugin_name(options) in OWN else "2",  # others ask a queue each time
         "check_version": "false",
+        "create_report": "false",  # of the whole work folder, which other processes may share
         "remove_unnecessary_outputs": "false",
     }
     return workflow
+
+
+def clean(done: Sequence[Job], work: Path) -> None:
+    """Remove the intermediate files of these scans; what other processes have in the same folder stays."""
+    for job in done:
+        shutil.rmtree(work / WORKFLOW / node_name(job), ignore_errors=True)
 
 
 def boilerplate(workflow: Workflow) -> str:
@@ -72,12 +82,18 @@ def draw(workflow: Workflow, logs: Path) -> None:
     write_text(logs / "workflow.dot", "\n".join(["digraph scan {", *nodes, *flows, "}"]) + "\n")
 
 
+def plugin_name(options: Options) -> str:
+    """Name of the Nipype plugin: the flag's, then the file's, else MultiProc."""
+    given = read_plugin_file(options.plugin_file) if options.plugin_file else {}
+    return str(options.nipype_plugin or given.get("plugin", "MultiProc"))
+
+
 def plugin_of(options: Options, nodes: int) -> tuple[Any, dict[str, Any]]:
     """The Nipype plugin and its arguments: the file's, then the flags', else MultiProc over the machine."""
     given = read_plugin_file(options.plugin_file) if options.plugin_file else {}
-    name = options.nipype_plugin or given.get("plugin", "MultiProc")
+    name = plugin_name(options)
     arguments: dict[str, Any] = {"status_callback": Progress(nodes), **given.get("plugin_args", {})}
-    if name not in ("MultiProc", "LegacyMultiProc"):
+    if name not in MULTIPROC:
         return name, arguments
     arguments.setdefault("n_procs", options.nprocs)
     arguments.setdefault("mp_context", "forkserver")

@@ -22,7 +22,8 @@ class Progress:
             self.started[name] = time.monotonic()
             return
         self.done += 1
-        seconds = time.monotonic() - self.started.get(name, time.monotonic())
+        now = time.monotonic()
+        seconds = now - self.started.get(name, now)
         scan, stage = name.split(".")[-2:]
         outcome = f"{seconds:5.1f} s" if status == "end" else "FAILED"
         LOG.info("[%*d/%d] %s: %-8s %s", len(str(self.total)), self.done, self.total, scan, stage, outcome)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from bids_brainage import __version__
 from bids_brainage.bids import inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
 from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import make_writable, read_json, write_text
+from bids_brainage.core.files import make_writable, read_json, refresh
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
 from bids_brainage.workflows.fingerprint import fingerprint
@@ -34,7 +33,7 @@ def run_participant(options: Options, home: Path | None) -> int:
     for job in todo:
         LOG.info("%s: %s", job.scan.stem, job.why)
     if options.dry_run:
-        return dry_run(jobs)
+        return dry_run(jobs, broken)
     if todo:
         describe_outputs(options, tools)
         reasons = execute(todo, options, tools, device)
@@ -162,8 +161,10 @@ def failure(job: Job, reason: str) -> str:
     return f"{path}: {rest if WORKFLOW in named and rest else reason}"
 
 
-def dry_run(jobs: Sequence[Job]) -> int:
-    """Print what would run."""
+def dry_run(jobs: Sequence[Job], broken: Sequence[str]) -> int:
+    """Print what would run, and log what cannot."""
+    for reason in broken:
+        LOG.error("%s", reason)
     for job in jobs:
         print(f"{job.scan.stem}\t{job.why or 'complete'}\t{job.scan.path}")
     return 0
@@ -180,14 +181,13 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
     work = work_dir(options)
     workflow = engine.build(todo, options, tools, device, threads, work)
     for job in todo:
-        for mark in ("brainage_json", "brainage"):
-            outputs.path_for(job.scan, mark, options.out_dir, options.template).unlink(missing_ok=True)
+        outputs.begin(job.scan, options.out_dir, options.template)
     if options.write_graph:
         engine.draw(workflow, options.out_dir / "logs")
-    write_text(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))
+    refresh(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))
     reasons = engine.run(workflow, todo, options, work)
     if options.clean_workdir and not any(missing(job, options) for job in todo):
-        shutil.rmtree(work / WORKFLOW, ignore_errors=True)
+        engine.clean(todo, work)
     return reasons
 
 

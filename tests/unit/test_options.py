@@ -103,7 +103,7 @@ def test_the_docs_hold_the_table_of_options():
 
 
 def test_labels_are_shown_with_defaults():
-    text = cli.parser().format_help()
+    text = options.parser("bids-brainage", "1").format_help()
     assert "(default: roi)" in text
     assert "%%" not in text
 

@@ -1,0 +1,162 @@
+"""``bids-brainage-docker``: the app's own command line, run in a container. Needs nothing but the standard library.
+
+Each folder that the options name is mounted under its own path, so that logs, provenance and relative links between
+datasets say what they say without a container: read-only what is read, writable what is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bids_brainage import __version__
+from bids_brainage.core.errors import UsageError
+from bids_brainage.options import fields, from_toml, kind, parser, words
+
+IMAGE = f"ghcr.io/bids-brainage/bids-brainage:{__version__}"
+ENGINES = ("docker", "podman")
+GPUS = {"docker": ["--gpus", "all"], "podman": ["--device", "nvidia.com/gpu=all"]}
+HOMES = ("BIDS_BRAINAGE_HOME", "TEMPLATEFLOW_HOME")
+OF_THE_IMAGE = {
+    "",
+    "bin",
+    "boot",
+    "dev",
+    "etc",
+    "lib",
+    "lib64",
+    "opt",
+    "proc",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+    "var",
+}
+Mounts = dict[Path, str]
+
+
+def inside(path: Path) -> str:
+    """A folder's path in the container: its own; a Windows drive becomes a folder.
+
+    Examples
+    --------
+    >>> from pathlib import PureWindowsPath
+    >>> inside(PureWindowsPath("D:/data/bids"))
+    '/d/data/bids'
+    """
+    return "/".join([*([f"/{path.drive[0].lower()}"] if path.drive else [""]), *path.parts[1:]])
+
+
+def given(argv: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The app's options by flags and ``--config``, and the wrapper's own (``engine``, ``image``, ``dry_run``)."""
+    made = parser("bids-brainage-docker", __version__)
+    own = made.add_argument_group("Container (--dry-run prints the command)")
+    own.add_argument("--engine", choices=ENGINES, default="docker", help="default: %(default)s")
+    own.add_argument("--image", default=IMAGE, metavar="NAME", help="default: %(default)s")
+    values = vars(made.parse_args(argv))
+    wrapper = {name: values.pop(name, False) for name in ("engine", "image", "dry_run")}
+    from_file = from_toml(values.pop("config")) if "config" in values else {}
+    return {**from_file, **values}, wrapper
+
+
+def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[dict[str, Any], Mounts]:
+    """Options as the container sees them, and which folders are mounted how (``ro`` or ``rw``).
+
+    Raises
+    ------
+    UsageError
+        Where a file or folder that must exist does not, or would hide the container's own.
+    """
+    mounts: Mounts = {}
+    seen = dict(values) | {"work_dir": values.get("work_dir") or Path("work")}
+    for f in fields():
+        value = seen.get(f.name)
+        if value is None:
+            continue
+        if kind(f)[0] is Path:
+            seen[f.name] = mount(Path(value), mounts, made=f.metadata["made"])
+        elif f.metadata["metavar"].endswith("=PATH"):
+            pairs = [text.partition("=") for text in value]
+            seen[f.name] = [f"{name}={mount(Path(path), mounts)}" for name, _, path in pairs]
+    seen["bids_dir"] = mount(values["bids_dir"], mounts)
+    seen["out_dir"] = mount(values["out_dir"], mounts, made=True)
+    for name in HOMES:
+        if environment.get(name):
+            mount(Path(environment[name]), mounts, made=True)
+    return seen, mounts
+
+
+def mount(path: Path, mounts: Mounts, *, made: bool = False) -> str:
+    """Note the folder of a path among the mounts (of a file, the one that it lies in); returns the path inside."""
+    path = path.expanduser().resolve()
+    if not made and not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder; correct the command")
+    if path.exists() and made and not path.is_dir():
+        raise UsageError(f"{path}: is a file; give a folder")
+    folder = path.parent if path.is_file() else path
+    if ":" in "".join(folder.parts[1:]):
+        raise UsageError(f"{folder}: holds a colon, which cannot be mounted; rename it")
+    parts = folder.parts[1:] or ("",)
+    if len(parts) == 1 and parts[0] in OF_THE_IMAGE and not folder.drive:
+        raise UsageError(f"{folder}: cannot be shared with the container, which has its own; use a folder below it")
+    mounts[folder] = "rw" if made else mounts.get(folder, "ro")
+    return inside(path)
+
+
+def command(values: Mapping[str, Any], wrapper: Mapping[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """The command that runs the container; nothing is made or started."""
+    seen, mounts = mapped(values, environment)
+    engine = wrapper["engine"]
+    made = [engine, "run", "--rm", *_user(engine), *(GPUS[engine] if values.get("device") == "cuda" else [])]
+    for folder in sorted(mounts):  # what lies in another comes after it
+        made += ["-v", f"{folder}:{inside(folder)}:{mounts[folder]}"]
+    for name in HOMES:
+        if environment.get(name):
+            made += ["-e", f"{name}={inside(Path(environment[name]).expanduser().resolve())}"]
+    return [*made, wrapper["image"], seen["bids_dir"], seen["out_dir"], str(values["level"]), *words(seen)]
+
+
+def _user(engine: str) -> list[str]:
+    """Files belong to who called; rootless podman maps that user to itself."""
+    if not hasattr(os, "getuid"):
+        return []
+    user = ["--user", f"{os.getuid()}:{os.getgid()}"]
+    return [*(["--userns", "keep-id"] if engine == "podman" and os.getuid() else []), *user]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; on success the engine takes this process over, so that signals and exit code are the app's."""
+    try:
+        values, wrapper = given(argv)
+        line = command(values, wrapper, os.environ)
+        if wrapper["dry_run"]:
+            print(shlex.join(line))
+            return 0
+        engine = shutil.which(wrapper["engine"])
+        if engine is None:
+            other = next(name for name in ENGINES if name != wrapper["engine"])
+            raise UsageError(
+                f"{wrapper['engine']}: is not installed or not on the PATH; install it, or --engine {other}"
+            )
+        for folder, how in mapped(values, os.environ)[1].items():
+            if how == "rw":
+                folder.mkdir(parents=True, exist_ok=True)
+    except UsageError as error:
+        print(f"bids-brainage-docker: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"bids-brainage-docker: {error.filename}: cannot be made ({error.strerror})", file=sys.stderr)
+        return 2
+    sys.stdout.flush()
+    os.execv(engine, line)  # noqa: S606 - a list, without a shell
+
+
+if __name__ == "__main__":
+    sys.exit(main())

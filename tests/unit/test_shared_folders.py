@@ -1,0 +1,67 @@
+"""Processes that share folders leave each other's files alone."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bids_brainage.bids import outputs
+from bids_brainage.core.files import atomic, refresh, sweep, write_text
+from bids_brainage.core.types import Age, Scan
+from bids_brainage.workflows import engine
+from bids_brainage.workflows.job import WORKFLOW, Job
+
+
+def scan(label, rest=""):
+    entities = {"sub": label} | ({"run": rest} if rest else {})
+    name = "_".join([*(f"{key}-{value}" for key, value in entities.items()), "T1w.nii.gz"])
+    return Scan(Path("/bids") / f"sub-{label}" / "anat" / name, entities, Age(60.0), "F")
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+    folder = tmp_path / "sub-1" / "anat"
+    own, other = folder / "sub-1_dseg.nii.gz", folder / "sub-10_dseg.nii.gz"
+    temporary = {}
+    for path in (own, other):
+        with atomic(path) as name:
+            temporary[path] = name
+            name.write_text("first")
+        temporary[path].write_text("half")  # as a kill leaves it
+        path.write_text("whole")
+    outputs.begin(scan("1"), tmp_path, "MNI152NLin2009aSym")
+    assert not temporary[own].exists()
+    assert temporary[other].read_text() == "half"
+    assert own.read_text() == other.read_text() == "whole"
+    sweep(tmp_path / "none", "x")
+
+
+def test_the_page_s_leftovers_are_those_of_one_participant(tmp_path):
+    for name in (".0123456789ab.sub-1.html", ".0123456789ab.sub-10.html", ".bidsignore"):
+        write_text(tmp_path / name, "x")
+    outputs.begin(scan("1"), tmp_path, "MNI152NLin2009aSym")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".0123456789ab.sub-10.html", ".bidsignore"]
+
+
+def test_a_file_that_says_the_same_is_left_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    assert refresh(path, "one")
+    before = path.stat().st_ino
+    assert not refresh(path, "one")
+    assert path.stat().st_ino == before
+    assert refresh(path, "two")
+    path.write_bytes(b"\xff")
+    assert refresh(path, "two")
+    assert path.read_text() == "two"
+
+
+def test_many_writers_leave_one_whole_file(tmp_path):
+    path, texts = tmp_path / "a.txt", [letter * 200_000 for letter in "abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        seen = list(pool.map(lambda text: (refresh(path, text), path.read_text())[1], texts * 5))
+    assert set(seen) <= set(texts)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_cleared_work_folder_keeps_the_scans_of_others(tmp_path):
+    for name in ("sub_01", "sub_01_run_2", "sub_02"):
+        write_text(tmp_path / WORKFLOW / name / "n4" / "x", "x")
+    engine.clean([Job(scan("01"), {}, "")], tmp_path)
+    assert sorted(p.name for p in (tmp_path / WORKFLOW).iterdir()) == ["sub_01_run_2", "sub_02"]

@@ -1,0 +1,143 @@
+"""Scripts of the array job, and what is said of tasks that failed."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bids_brainage.core.errors import UsageError
+from bids_brainage.core.files import write_json, write_text
+from bids_brainage.toolbox import main, slurm_jobs
+from tests.unit.trees import make_dataset, t1w, tiny_nifti
+
+NEEDS = slurm_jobs.Needs(cpus=1, mem=None, time=None, scans=1, gpu=False)
+APP = 'printf "%s\\n" "$@" > "$0.words"; exit ${CODE:-0}'
+
+
+@given(st.integers(1, 3000), st.integers(1, 1500))
+def test_each_participant_is_in_one_task_and_no_more_tasks_than_allowed(people, size):
+    labels = [str(n) for n in range(people)]
+    tasks = slurm_jobs.shared_out(labels, size, None)
+    assert [label for task in tasks for label in task] == labels
+    assert len(tasks) <= size
+    assert all(tasks)
+    assert max(map(len, tasks)) <= -(-people // size)
+
+
+def test_too_many_tasks_are_refused():
+    with pytest.raises(UsageError, match="makes 3 tasks of at most 2"):
+        slurm_jobs.shared_out(["01", "02", "03"], 2, 1)
+    assert slurm_jobs.shared_out(["01", "02", "03"], 2, 2) == [["01", "02"], ["03"]]
+    assert slurm_jobs.shared_out([], 2, None) == []
+
+
+def test_limits_grow_with_scans_and_cores_and_give_way_to_the_user():
+    one, many = slurm_jobs.limits(NEEDS), slurm_jobs.limits(NEEDS._replace(scans=10))
+    assert int(many[1]) > 5 * int(one[1])
+    assert one[0] == many[0] == "5G"
+    assert int(slurm_jobs.limits(NEEDS._replace(scans=10, cpus=5))[1]) < int(many[1])
+    assert slurm_jobs.limits(NEEDS._replace(mem="9G", time="1:00")) == ("9G", "1:00")
+
+
+@pytest.fixture
+def array(tmp_path):
+    """Two tasks whose app notes its words and ends as the environment says."""
+    folder = tmp_path / "out dir" / "logs" / "slurm" / "01"
+    app = write_text(tmp_path / "the app", APP)
+    request = slurm_jobs.Request(
+        ("sh", str(app)), ("bids", "out dir"), ("--models", "roi"), NEEDS._replace(gpu=True), ("--partition=x",)
+    )
+    slurm_jobs.write_tasks(folder, [["01", "02"], ["03"]])
+    return slurm_jobs.write_participant(folder, request, 2, 5), app
+
+
+def task(script, number, code):
+    environment = {"SLURM_ARRAY_TASK_ID": str(number), "CODE": str(code), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(["bash", str(script)], env=environment, check=False).returncode
+
+
+def test_a_task_runs_its_participants_and_keeps_the_exit_code(array):
+    script, app = array
+    assert task(script, 1, 0) == 0
+    words = app.with_name("the app.words").read_text().splitlines()
+    assert words == ["bids", "out dir", "participant", "--models", "roi", "--participant-label", "01", "02"]
+    assert task(script, 2, 1) == 1
+    assert app.with_name("the app.words").read_text().splitlines()[-1] == "03"
+    text = script.read_text()
+    for line in ("--array=1-2%5", "--gres=gpu:1", "--mem=5G", "--cpus-per-task=1", "--partition=x"):
+        assert f"#SBATCH {line}\n" in text
+    assert f'#SBATCH --output="{script.parent}/task-%a.log"' in text
+
+
+def test_failed_tasks_are_told_with_the_reason(array):
+    script, _ = array
+    assert task(script, 1, 1) == 1
+    said = "10:00:00 I fine\n10:00:01 E x.nii: is empty; get it\n10:00:02 E 1 of 2 scans are complete\n"
+    write_text(script.parent / "task-1.log", said)
+    first, second = slurm_jobs.failures(script.parent)
+    assert first == {
+        "task": "1", "participants": "01 02", "exit_code": "1", "why": "x.nii: is empty; get it", "log": "task-1.log",
+    }  # fmt: skip
+    assert (second["exit_code"], second["why"]) == ("n/a", slurm_jobs.NO_WORD)
+    limit = "slurmstepd-n1: error: *** JOB 4 ON n1 CANCELLED AT 10:10 DUE TO TIME LIMIT ***"
+    write_text(script.parent / "task-2.log", f"{limit}\n10:00:02 E stopped; what is complete stays\n")
+    assert slurm_jobs.failures(script.parent)[1]["why"] == f"{slurm_jobs.NO_WORD}; {limit}"
+    assert task(script, 1, 137) == 137
+    assert slurm_jobs.failures(script.parent)[0]["why"].startswith("killed, most often for want of memory")
+    assert task(script, 2, 0) == 0
+    assert [row["task"] for row in slurm_jobs.failures(script.parent)] == ["1"]
+
+
+def test_the_group_job_tells_of_failures_first_and_then_runs_on_what_there_is(tmp_path):
+    request = slurm_jobs.Request(("app",), ("/bids", "/out"), ("--controls", "dx == 'CN'"), NEEDS, ())
+    lines = slurm_jobs.write_group(tmp_path, request).read_text().splitlines()
+    assert lines[-2].endswith("-m bids_brainage.toolbox slurm /bids /out --status")
+    assert lines[-1].startswith("app /bids /out group --controls ")
+
+
+def test_submissions_have_folders_of_their_own(tmp_path):
+    with pytest.raises(UsageError, match="holds no submission"):
+        slurm_jobs.last(tmp_path)
+    made = [slurm_jobs.new_folder(tmp_path).name for _ in range(11)]
+    assert made[0] == "01"
+    assert slurm_jobs.last(tmp_path).name == "11"
+    write_json(tmp_path / "11" / "submitted.json", {"participant": "7", "group": "8"})
+    assert slurm_jobs.ids(tmp_path / "11") == ["7", "8"]
+    assert slurm_jobs.ids(tmp_path / "10") == []
+
+
+def test_an_output_folder_that_cannot_be_used_is_one_line(tmp_path):
+    write_text(tmp_path / "out", "a file")
+    with pytest.raises(UsageError, match="cannot be made"):
+        slurm_jobs.new_folder(tmp_path / "out")
+
+
+def test_a_dry_run_of_all_tasks_is_refused(tmp_path, capsys):
+    assert main(["slurm", str(tmp_path), str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "leave --submit out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_slurm_it_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="sbatch: is not on the PATH"):
+        slurm_jobs.sbatch(["x.sh"])
+
+
+@pytest.mark.slow
+def test_the_command_plans_by_the_app_s_own_dry_run(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "bids")
+    for label in ("01", "02", "03"):
+        tiny_nifti(tmp_path / "bids" / t1w(label))
+    words = ["slurm", "bids", "out", "--per-task", "2", "--skip-bids-validation", "--models", "roi"]
+    assert main(words) == 0
+    folder = tmp_path / "out" / "logs" / "slurm" / "01"
+    assert [row["participants"] for row in slurm_jobs.read_tasks(folder)] == ["01 02", "03"]
+    script = (folder / "participant.sh").read_text()
+    assert f"{sys.executable} -m bids_brainage.cli {tmp_path}/bids {tmp_path}/out participant" in script
+    assert "--models roi" in script
+    assert main(["slurm", "bids", "out", "--modles", "roi"]) == 2
+    assert "unrecognized arguments: --modles" in capfd.readouterr().err
