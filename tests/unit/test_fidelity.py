@@ -281,8 +281,8 @@ def test_the_command_writes_a_page_and_its_numbers(tmp_path: Path, real: People)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.assign(age="n/a"), "has no age in years"),
-        (lambda f: f.assign(MUSE_11="n/a"), "has a missing volume"),
+        (lambda f: f.assign(age="n/a"), "age is missing"),
+        (lambda f: f.assign(MUSE_11="n/a"), "MUSE_11 is missing"),
         (lambda f: f.head(5), "sex="),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_reference_without_icv_serves_and_is_said(given, capsys):
 def test_a_row_that_is_not_complete_is_named(given, capsys):
     table(80, 2).assign(age=[*range(79), "n/a"]).to_csv(given / "reference.tsv", sep="\t", index=False)
     assert harmonize(given, "--reference", given / "reference.tsv", *CONTROLS, "--out", given / "a.tsv") == 2
-    one_line(capsys, "2-79 lacks an age")
+    one_line(capsys, "age is missing, censored or no number in 1 rows (2-79)")
 
 
 def test_released_files_become_a_bundle(tmp_path, capsys):
