@@ -1,9 +1,11 @@
 """The descriptors say what the options say, and what they lead to is a command line that the app takes."""
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ COMMITTED = DESCRIPTORS / "bids-brainage.json"
 
 
 def bosh(*argv):
-    program = shutil.which("bosh")
+    program = shutil.which("bosh", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if program is None:
         pytest.skip("needs `bosh`: pip install boutiques")
     done = subprocess.run([program, *map(str, argv)], capture_output=True, text=True, check=False)
