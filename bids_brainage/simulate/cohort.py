@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -251,7 +251,13 @@ def write_maps(
 
 
 def simulate_dataset(
-    out: Path, *, n: int = 4, seed: int = 0, resolution: float = 2.0, plan: Plan | None = None
+    out: Path,
+    *,
+    n: int = 4,
+    seed: int = 0,
+    resolution: float = 2.0,
+    plan: Plan | None = None,
+    read: Callable[[Path], Iterable[Anatomy]] = find_bases,
 ) -> Path:
     """Write a small raw BIDS dataset of simulated people with skull, and the truth about them.
 
@@ -267,6 +273,8 @@ def simulate_dataset(
         Voxel size, mm.
     plan : Plan, optional
         Ages, sites, diseases, base anatomies, and whether only maps are written.
+    read : callable
+        Makes base anatomies of the folder of label maps.
 
     Returns
     -------
@@ -288,7 +296,7 @@ def simulate_dataset(
     persons = disease.spread(people(n, seed), plan.diseases, seed)
     persons = [replace(p, field_sd=plan.field_sd, field_mm=plan.field_mm) for p in persons]
     persons = varied(persons, seed) if plan.vary_local else persons
-    bases = list(find_bases(plan.bases)) if plan.bases else []
+    bases = list(read(plan.bases)) if plan.bases else []
     scans = visits(persons, seed, plan.ages, plan.sites)
     if plan.maps_only:
         return write_maps(out, scans, seed=seed, spacing=resolution, bases=bases)

@@ -47,7 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="everybody ages unevenly in a way of their own: what trains a model of local brain age",
     )
     parser.add_argument(
-        "--bases", type=Path, metavar="DIR", help="folder of aseg-like or MUSE label maps to take anatomies from"
+        "--bases",
+        type=Path,
+        metavar="DIR",
+        help="folder of aseg-like or MUSE label maps to take anatomies from",
     )
     parser.add_argument(
         "--maps-only", action="store_true", help="write grey and white matter maps in template space, and no scans"
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from bids_brainage.simulate.cohort import AGE_RANGE, Plan, simulate_dataset
     from bids_brainage.simulate.disease import read
     from bids_brainage.simulate.sites import profiles
+    from bids_brainage.training.bases import aged_bases, registered_bases
 
     show_log()
     sd, length = args.field or (Plan.field_sd, Plan.field_mm)
@@ -73,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         maps_only=args.maps_only,
         vary_local=args.vary_local,
     )
-    out = simulate_dataset(args.out, n=args.n, seed=args.seed, resolution=args.resolution, plan=plan)
+    way = registered_bases if args.maps_only else aged_bases
+    out = simulate_dataset(args.out, n=args.n, seed=args.seed, resolution=args.resolution, plan=plan, read=way)
     if args.maps_only:
         print(
             f"{out}: tissue maps of {args.n} simulated people and their local ages, in {out / 'derivatives' / 'maps'}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_brainage.core.errors import UsageError
+from bids_brainage.toolbox import show_log
 
 if TYPE_CHECKING:
     from bids_brainage.core.bundle import Bundle
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 CHAIN = "chain"
 """Folder of the simulated heads and what the app makes of them."""
-APP_MM = 1.5
-"""Voxel size of the app's tissue maps, mm."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -53,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run_local(args: argparse.Namespace) -> int:
     """Validate, write, and print the figures side by side."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    show_log()
     import torch
 
     from bids_brainage.core.bundle import load
@@ -152,16 +151,15 @@ def _settings(bundles: Sequence[Bundle], names: Sequence[str], plan: Plan, args:
 
 def _check_chain(models: Sequence[LocalModel], plan: Plan, args: argparse.Namespace) -> None:
     """Refuse heads for the app that it could not use, before any work."""
-    from bids_brainage.training.validate.scenes import spacing_of
+    from bids_brainage.image.modulate import RESOLUTION
+    from bids_brainage.training.validate.scenes import made_at
 
     if not 0 <= args.chain <= plan.n:
         raise UsageError(f"--chain {args.chain}: give a number from 0 to the number of people, {plan.n}")
     if args.chain and (args.out / CHAIN).exists():
         raise UsageError(f"{args.out / CHAIN}: holds another run; remove it, or give another --out")
-    if args.chain and spacing_of(models) != APP_MM:
-        raise UsageError(
-            f"--chain: the app makes maps at {APP_MM:g} mm, these bundles are of another size; leave it out"
-        )
+    if args.chain and made_at(models[0].brain.grid) != RESOLUTION:
+        raise UsageError(f"--chain: the app's maps of {RESOLUTION:g} mm do not fit these bundles; leave it out")
 
 
 def _chained(models: Sequence[LocalModel], names: Sequence[str], plan: Plan, args: argparse.Namespace) -> list[Row]:

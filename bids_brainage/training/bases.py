@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_brainage.bids.ages import Person, Register
+from bids_brainage.bids.ages import Register
 from bids_brainage.bids.index import parse_name
 from bids_brainage.core.errors import UsageError
+from bids_brainage.core.types import Sex
 from bids_brainage.image.io import Grid, Volume
 from bids_brainage.image.register import Channels, align, displacement
 from bids_brainage.image.template import DEFAULT
@@ -33,27 +34,42 @@ WORKING_MM, FIELD_MM = 2, 3.0
 WHITEST = max(region.t1 for region in REGIONS)
 
 
-def registered_bases(folder: Path) -> Iterator[Anatomy]:
-    """The label maps of a folder as base anatomies, each with its way to the template, and its age where that is known.
+def registered_bases(folder: Path, step: int = 1) -> Iterator[Anatomy]:
+    """The same as of :func:`aged_bases`, each with its way to the template: what tissue maps are made from.
 
-    Ages and sex come from the ``participants.tsv`` of the dataset that the folder is, or is a derivative of.
+    Raises
+    ------
+    ScanError
+        Where one cannot be registered.
+    """
+    total = len(find(folder))
+    for number, base in enumerate(aged_bases(folder, step), start=1):
+        yield replace(base, to_template=to_template(base))
+        LOG.info("base anatomy %d of %d registered to %s", number, total, DEFAULT)
+
+
+def aged_bases(folder: Path, step: int = 1) -> Iterator[Anatomy]:
+    """The label maps of a folder as base anatomies of known age, where that is known.
+
+    Ages and sex come from the ``participants.tsv`` of the dataset that the folder is, or is a derivative of. An anatomy
+    of unknown age has its regions brought to their share in the template first.
+
+    Parameters
+    ----------
+    folder : Path
+    step : int
+        Voxel size, mm: 1, or 2 for quick tests.
 
     Raises
     ------
     UsageError
         As of `simulate.bases.bases`.
-    ScanError
-        Where one cannot be registered.
     """
-    paths, reference = find(folder), reference_of(build(2))
-    register = _register(folder)
-    for number, path in enumerate(paths, start=1):
-        base = read_base(path, reference)
-        person = _person(path, register)
-        if person is not None and person.age.years is not None:
-            base = of_age(base, person.age.years, person.sex or "F")
-        yield replace(base, to_template=to_template(base))
-        LOG.info("base anatomy %d of %d registered to %s", number, len(paths), DEFAULT)
+    reference, register = reference_of(build(2)), _register(folder)
+    for path in find(folder):
+        base = read_base(path, reference, step)
+        age, sex = _known(path, register)
+        yield of_age(base, age, sex) if age is not None and sex is not None else base
 
 
 def _register(folder: Path) -> Register | None:
@@ -63,12 +79,13 @@ def _register(folder: Path) -> Register | None:
         return None
 
 
-def _person(path: Path, register: Register | None) -> Person | None:
-    """Who a label map is of, by the entities of its name."""
+def _known(path: Path, register: Register | None) -> tuple[float | None, Sex | None]:
+    """Age and sex of whose label map it is, by the entities of its name."""
     name = parse_name(path.name)
     if register is None or name is None:
-        return None
-    return register.of(name.entities["sub"], name.entities.get("ses"), 1)
+        return None, None
+    person = register.of(name.entities["sub"], name.entities.get("ses"), 1)
+    return person.age.years, person.sex
 
 
 def to_template(base: Anatomy) -> Warp:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import atomic, sha256_of
-from bids_brainage.image.io import Volume, read, refines, resample, window
+from bids_brainage.image.io import Grid, Volume, read, refines, resample, window
 from bids_brainage.models.base import SEX_CODE
 from bids_brainage.models.local import read_tissues
 from bids_brainage.models.networks.inference import Window
@@ -89,7 +89,7 @@ def _stored(scan: LocalScan, folder: Path, brain: Volume, seen: Window, template
 
 
 def local_ages(path: Path, brain: Volume) -> Volume:
-    """A map of local ages (0 outside the brain) on the grid of a model: means over what is brain in a voxel.
+    """A map of local ages on the grid of a model, as of :func:`ages_on`.
 
     Raises
     ------
@@ -99,9 +99,14 @@ def local_ages(path: Path, brain: Volume) -> Volume:
     found = read(path)
     if not refines(found.grid, brain.grid):
         raise ScanError(f"{path}: is not on the grid of its tissue maps; make it again")
-    share = resample(Volume((found.data > 0).astype(np.float32), found.affine), brain.grid)
-    ages = resample(found, brain.grid)
-    return Volume(np.where(share > 0.5, ages / np.maximum(share, 0.5), 0).astype(np.float32), brain.affine)
+    return ages_on(brain.grid, found)
+
+
+def ages_on(grid: Grid, ages: Volume) -> Volume:
+    """Local ages (0 outside the brain) on a coarser grid: means over what is brain in a voxel, where half of it is."""
+    share = resample(Volume((ages.data > 0).astype(np.float32), ages.affine), grid)
+    mean = resample(ages, grid) / np.maximum(share, 0.5)
+    return Volume(np.where(share > 0.5, mean, 0).astype(np.float32), grid.affine)
 
 
 def _keep(path: Path, data: NDArray[np.float32]) -> None:

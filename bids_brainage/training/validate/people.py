@@ -14,12 +14,13 @@ from bids_brainage.core.errors import UsageError
 from bids_brainage.models.local import LocalModel
 from bids_brainage.simulate import anatomy
 from bids_brainage.simulate.anatomy import Anatomy
-from bids_brainage.simulate.bases import bases, find
+from bids_brainage.simulate.bases import find
 from bids_brainage.simulate.maps import STANDARD, Site
 from bids_brainage.simulate.person import Person
 from bids_brainage.simulate.second import SECOND
 from bids_brainage.simulate.sites import SITES
 from bids_brainage.simulate.variety import varied
+from bids_brainage.training.bases import registered_bases
 
 UNSEEN = "unseen"
 UNSEEN_SITE = Site(inner=0.08, outer=0.06, blur=1.5)
@@ -139,5 +140,5 @@ def by_base(plan: Plan, people: Sequence[Subject]) -> Iterator[tuple[Anatomy, li
         yield anatomy.build(plan.step), list(people)
         return
     count = len(find(plan.bases))
-    for i, base in zip(range(min(count, len(people))), bases(plan.bases, plan.step), strict=False):
+    for i, base in zip(range(min(count, len(people))), registered_bases(plan.bases, plan.step), strict=False):
         yield base, list(people[i::count])

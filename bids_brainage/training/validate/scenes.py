@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.image.io import Grid, Volume, same_grid, window
+from bids_brainage.image.io import Grid, Volume, refines, resample, same_grid, window
+from bids_brainage.image.modulate import RESOLUTION
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.models.local import LocalInputs, LocalModel
 from bids_brainage.simulate.aging import Fractions, fractions
 from bids_brainage.simulate.anatomy import Anatomy
 from bids_brainage.simulate.maps import Scheme, Site, TissueMaps, Tissues, template_grid, tissue_maps, tissues
 from bids_brainage.simulate.person import Person
+from bids_brainage.training.local.store import ages_on
 
 SPACINGS = (1.0, 4.0)
 """Voxel sizes at which tissue maps can be simulated, mm."""
@@ -47,9 +49,11 @@ class Stage(NamedTuple):
 
     def scene(self, person: Person, age: float, seed: int, scheme: Scheme, site: Site) -> Scene:
         """A scan of a person (age in years); ``seed`` draws the errors of registration and segmentation."""
-        rng, spacing = np.random.default_rng((seed, 6)), spacing_of(self.models)
+        rng, grid = np.random.default_rng((seed, 6)), self.models[0].brain.grid
+        spacing = made_at(grid)
         made = tissue_maps(person, age, self.tissues, self.shares, rng, spacing=spacing, site=site, scheme=scheme)
-        return Scene(made.age_map, [model.ages(inputs(model, made, person)) for model in self.models])
+        truth = ages_on(grid, Volume(made.age_map, made.affine)).data
+        return Scene(truth, [model.ages(inputs(model, made, person)) for model in self.models])
 
 
 def stage(base: Anatomy, models: Sequence[LocalModel]) -> Stage:
@@ -59,8 +63,14 @@ def stage(base: Anatomy, models: Sequence[LocalModel]) -> Stage:
 
 def inputs(model: LocalModel, made: TissueMaps, person: Person) -> LocalInputs:
     """What a model is given of a simulated scan."""
-    parts = [window(Volume(part, made.affine), model.window.start, model.window.shape).data for part in made[:2]]
+    maps = [Volume(resample(Volume(part, made.affine), model.brain.grid), model.brain.affine) for part in made[:2]]
+    parts = [window(part, model.window.start, model.window.shape).data for part in maps]
     return LocalInputs(np.stack(parts), person.sex, Path(f"simulated person {person.label}"))
+
+
+def made_at(grid: Grid) -> float:
+    """Voxel size (mm) of the maps that models of this grid are given: the app's, where the grid divides into it."""
+    return RESOLUTION if refines(Grid(*template_grid(RESOLUTION)), grid) else round(float(grid.zooms[0]), 4)
 
 
 def spacing_of(models: Sequence[LocalModel]) -> float:
