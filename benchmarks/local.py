@@ -43,19 +43,16 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     return result, time.monotonic() - clock, time.process_time() - processor
 
 
-def maps_of() -> Tensor:
+def maps_of(resolution: float) -> Tensor:
     """The template's tissues and no sex, in the window around its brain."""
-    head = template(resolution=1.5)
+    head = template(resolution=resolution)
     seen = window_around(brain_of(head).data)
     parts = [window(Volume(part, head.grid.affine), seen.start, seen.shape).data for part in (head.gm, head.wm)]
     return torch.from_numpy(np.stack([*parts, np.zeros_like(parts[0])]))[None]
 
 
-def network_of(bundle: Path | None, channels: int, maps: Tensor) -> LocalUNet:
-    """A bundle's network, or a random one."""
-    if bundle:
-        found: LocalUNet = load_model(load(bundle)).network
-        return found
+def random_network(channels: int, maps: Tensor) -> LocalUNet:
+    """A network whose map of these tissues has an SD of 10 years."""
     torch.manual_seed(0)
     made = LocalUNet(channels=channels).eval()
     with torch.no_grad():
@@ -76,14 +73,15 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="part of the brain from below that is mapped")
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--dropped-from", type=int, default=8)
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model", type=Path, help="a bundle, on the grid of its own voxel size")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    maps = maps_of()
+    model = load_model(load(args.model)) if args.model else None
+    maps = maps_of(float(model.brain.grid.zooms[0]) if model else 1.5)
     if args.share < 1:
         maps = maps[..., : 2 * MARGIN + max(12, int((maps.shape[-1] - 2 * MARGIN) * args.share) // 12 * 12)]
-    network = network_of(args.model, args.channels, maps)
-    print(f"{tuple(maps.shape[2:])} voxels in, {args.channels} channels, {args.threads} threads, SD of ages {SPREAD:g}")
+    network = model.network if model else random_network(args.channels, maps)
+    print(f"{tuple(maps.shape[2:])} voxels in, {args.model or f'{args.channels} channels'}, {args.threads} threads")
     print("| what | clock, s | processor, s | mean difference, years | largest |\n|---|---|---|---|---|")
     whole, *seconds = timed(lambda: predict_whole(network, maps))
     line("one pass, float32", *seconds)
