@@ -23,7 +23,7 @@ from bids_brainage.core.bundle import load
 from bids_brainage.image.io import Volume, window
 from bids_brainage.image.template import template
 from bids_brainage.models.base import load_model
-from bids_brainage.models.local import brain_of
+from bids_brainage.models.local import LocalInputs, LocalModel, brain_of
 from bids_brainage.models.networks.inference import (
     gates_of,
     monte_carlo,
@@ -49,6 +49,12 @@ def maps_of(resolution: float) -> Tensor:
     seen = window_around(brain_of(head).data)
     parts = [window(Volume(part, head.grid.affine), seen.start, seen.shape).data for part in (head.gm, head.wm)]
     return torch.from_numpy(np.stack([*parts, np.zeros_like(parts[0])]))[None]
+
+
+def seen_by(model: LocalModel) -> Tensor:
+    """The same as a bundle's network sees it."""
+    maps = maps_of(float(model.brain.grid.zooms[0]))[0, :2].numpy()
+    return model.tensor(LocalInputs(maps, None, Path("template"))).contiguous()
 
 
 def random_network(channels: int, maps: Tensor) -> LocalUNet:
@@ -77,7 +83,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = load_model(load(args.model)) if args.model else None
-    maps = maps_of(float(model.brain.grid.zooms[0]) if model else 1.5)
+    maps = seen_by(model) if model else maps_of(1.5)
     if args.share < 1:
         maps = maps[..., : 2 * MARGIN + max(12, int((maps.shape[-1] - 2 * MARGIN) * args.share) // 12 * 12)]
     network = model.network if model else random_network(args.channels, maps)

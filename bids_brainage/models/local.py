@@ -3,7 +3,8 @@
 Popescu et al. (2021), Frontiers in Aging Neuroscience 13:761954. The brain age of a scan is the mean over the brain,
 the uncertainty at a voxel the SD under Monte Carlo dropout. All voxels come from one pass over the whole brain.
 
-Beside what every card has, this one has ``arguments`` (of :class:`LocalUNet`), ``template``, ``age_range``, ``maps``
+Beside what every card has, this one has ``arguments`` (of :class:`LocalUNet`), ``standardised`` (whether the network
+sees deviations from ``reference.npz``), ``template``, ``age_range``, ``maps``
 (``age``, ``sd``, ``gap_corrected``, as far as the bundle gives them) and ``prediction``: ``mean_age`` (of training,
 years), ``coverage`` and ``bandwidth`` (years) of the interval, and ``samples`` and ``dropped_from`` of
 :func:`~bids_brainage.models.networks.inference.monte_carlo`.
@@ -35,9 +36,11 @@ from bids_brainage.image.template import Template
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, SEX_CODE, SEX_MISSING, LocalConformal, Model
 from bids_brainage.models.networks.inference import Window, monte_carlo, predict_whole, window_around
 from bids_brainage.models.networks.local_unet import UNITS, LocalUNet
+from bids_brainage.models.networks.standard import read_reference, standardised
 from bids_brainage.stats.voxel_bins import VoxelBins, read_voxel_bins
 
 WEIGHTS, BRAIN, RESIDUALS, BINS = "model.safetensors", "brain.npz", "residuals.tsv", "voxel_bins.safetensors"
+REFERENCE = "reference.npz"
 TISSUES = ("gm_modulated", "wm_modulated")
 TISSUE_IN_BRAIN = 0.1
 MEAN_TISSUE = (0.2, 2.0)
@@ -131,6 +134,8 @@ class LocalModel(Model[LocalInputs]):
         self.network = LocalUNet(**card["arguments"])
         self.network.load_state_dict(load_file(self.bundle.file(WEIGHTS)))
         self.network.eval().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        wanted = card.get("standardised", False)
+        self.reference = read_reference(self.bundle.file(REFERENCE), self.window.shape) if wanted else None
         told = card["prediction"]
         self.mean_age, self.samples = float(told["mean_age"]), int(told["samples"])
         self.dropped_from = int(told["dropped_from"])
@@ -153,7 +158,8 @@ class LocalModel(Model[LocalInputs]):
 
     def tensor(self, person: LocalInputs) -> Tensor:
         """What the network takes, (1, inputs, x, y, z)."""
-        maps = torch.from_numpy(person.maps)
+        seen = person.maps if self.reference is None else standardised(person.maps, self.reference)
+        maps = torch.from_numpy(seen)
         if self.network.inputs > len(maps):
             maps = torch.cat([maps, maps.new_full((1, *maps.shape[1:]), SEX_CODE[person.sex])])
         return maps[None].contiguous(memory_format=torch.channels_last_3d)

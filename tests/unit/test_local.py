@@ -166,6 +166,7 @@ def test_a_map_that_is_no_brains_is_an_error(bundle, maps, factor, shift):
         ({"arguments": {"width": 2}}, "width"),
         ({"needs": ["gm_modulated", "wm_modulated"]}, "other inputs than it needs"),
         ({"prediction": {}}, "mean_age"),
+        ({"standardised": True}, "reference.npz"),
         ({"prediction": CARD["prediction"] | {"dropped_from": 10}}, "dropped_from is 10"),
     ],
 )

@@ -20,6 +20,7 @@ from bids_brainage.models.base import load_model
 from bids_brainage.models.local import brain_of, read_tissues
 from bids_brainage.models.networks.inference import predict_whole, window_around
 from bids_brainage.models.networks.local_unet import MARGIN, LocalUNet, Supervised
+from bids_brainage.models.networks.standard import reference_of, standardised
 from bids_brainage.models.registry import find
 from bids_brainage.toolbox import main
 from bids_brainage.training.local import fit as recipe
@@ -237,6 +238,18 @@ def test_maps_are_stored_as_the_model_reads_them_and_unusable_ones_named(people,
     assert kept[0].maps.stat().st_mtime_ns == before
 
 
+def test_blocks_are_deviations_from_the_people_who_train_at_their_own_place(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = rng.random((2, 60, 64, 56), np.float32)
+    reference = reference_of([maps, rng.random(maps.shape, np.float32), rng.random(maps.shape, np.float32)])
+    blocks = blocks_of(tmp_path, maps, np.ones((20, 24, 16), bool), None, sex=False)
+    blocks.reference = reference
+    whole = standardised(np.load(blocks.people[0].maps).astype(np.float32), reference)
+    start = np.array((3, 5, 2))
+    found = blocks.item(blocks.people[0], start, (44, 44, 44), None).maps.numpy()
+    np.testing.assert_array_equal(found, whole[:, 3:47, 5:49, 2:46])
+
+
 def test_finer_maps_are_brought_to_the_grid_of_the_model(tmp_path):
     """The app's maps have half the voxel size: volumes, and the local age within the brain, stay what they were."""
     fine, brain = template(resolution=1.5), brain_of(template(resolution=3.0))
@@ -310,6 +323,7 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     artefacts = {"gm_modulated": maps, "wm_modulated": Path(str(maps).replace("GM", "WM")), "sex": "M"}
     (prediction,) = model.predict([model.prepare(artefacts)])
     assert prediction.training_data == "simulated"
+    assert model.reference is not None
     assert np.isfinite(prediction.maps.age[model.brain.data]).all()
     assert model.voxel_bins() is not None
     assert main([*argv, "--steps", "4", "--every", "2"]) == 0

@@ -98,6 +98,8 @@ class LocalUNet(nn.Module):
         Share of channels that are dropped after each gate in training.
     slope : float
         Of the leaky ReLU below 0.
+    unit : float
+        Years that 1 stands for inside the network: ages spread by tens of years, what a network gives by about 1.
 
     Notes
     -----
@@ -106,7 +108,13 @@ class LocalUNet(nn.Module):
     """
 
     def __init__(
-        self, inputs: int = 3, channels: int = 64, reduction: int = 8, dropout: float = 0.2, slope: float = 0.2
+        self,
+        inputs: int = 3,
+        channels: int = 64,
+        reduction: int = 8,
+        dropout: float = 0.2,
+        slope: float = 0.2,
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
         one, two, four = channels, 2 * channels, 4 * channels
@@ -115,7 +123,7 @@ class LocalUNet(nn.Module):
         self.units = nn.ModuleList(Unit(a, b, reduction) for a, b in zip(taken, given, strict=True))
         self.output = nn.Conv3d(one, 1, 1)
         self.middle, self.coarse = nn.Linear(two, 1), nn.Linear(four, 1)
-        self.inputs, self.dropout, self.slope = inputs, dropout, slope
+        self.inputs, self.dropout, self.slope, self.unit = inputs, dropout, slope, unit
 
     def forward(self, maps: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
         """Ages less the mean of training, (n, x - 40, y - 40, z - 40), float32, of maps (n, inputs, x, y, z).
@@ -141,7 +149,7 @@ class LocalUNet(nn.Module):
                 coarse = self.coarse(step.features.mean((2, 3, 4), dtype=torch.float32))[:, 0]
             elif step.state.unit == MIDDLE:
                 middle = self.middle(step.features.mean((2, 3, 4), dtype=torch.float32))[:, 0]
-        return Supervised(self.ages(step.features), middle, coarse)
+        return Supervised(self.ages(step.features), self.unit * middle, self.unit * coarse)
 
     def compute_gates(self, whole: Tensor) -> list[Tensor]:
         """The gates of all units for a whole volume, to be handed to passes over its parts."""
@@ -180,7 +188,7 @@ class LocalUNet(nn.Module):
     def ages(self, features: Tensor) -> Tensor:
         """The map from what the last unit gives; in float32, as an age in bfloat16 has steps of a quarter year."""
         with torch.autocast(features.device.type, enabled=False):
-            found: Tensor = self.output(features.float())[:, 0]
+            found: Tensor = self.unit * self.output(features.float())[:, 0]
         return found
 
 

@@ -23,6 +23,10 @@ class Config:
     ----------
     channels, reduction, dropout, slope
         Of :class:`~bids_brainage.models.networks.local_unet.LocalUNet`.
+    unit : float
+        Of the network: years that 1 stands for inside.
+    standardise : bool
+        Whether the network sees deviations from the people who train, place by place.
     sex : bool
         Whether the person's sex is a third input.
     resolution : float
@@ -62,6 +66,8 @@ class Config:
     reduction: int = 4
     dropout: float = 0.1
     slope: float = 0.2
+    unit: float = 20.0
+    standardise: bool = True
     sex: bool = True
     resolution: float = RESOLUTION
     crop: int = 84
@@ -89,7 +95,7 @@ class Config:
                 raise UsageError(f"{name} = {getattr(self, name)}: is not possible; see docs/models.md")
 
     def _limits(self) -> dict[str, bool]:
-        positive = ("channels", "reduction", "batch", "rate", "steps", "every", "validate", "samples")
+        positive = ("channels", "reduction", "unit", "batch", "rate", "steps", "every", "validate", "samples")
         shares = ("dropout", "whole", "decay", "averaging", "auxiliary_until")
         return {
             **{name: getattr(self, name) > 0 for name in positive},
@@ -104,7 +110,7 @@ class Config:
     @property
     def arguments(self) -> dict[str, Any]:
         """Of the network."""
-        named = {name: getattr(self, name) for name in ("channels", "reduction", "dropout", "slope")}
+        named = {name: getattr(self, name) for name in ("channels", "reduction", "dropout", "slope", "unit")}
         return {"inputs": 3 if self.sex else 2, **named}
 
 
@@ -116,7 +122,7 @@ PRESETS: Mapping[str, Config] = {
         batch=2,
         averaging=0.99,
         jitter=0.06,
-        steps=1500,
+        steps=1200,
         every=150,
         validate=20,
     ),
@@ -136,6 +142,8 @@ PRESETS: Mapping[str, Config] = {
         channels=64,
         reduction=8,
         dropout=0.2,
+        unit=1.0,
+        standardise=False,
         crop=52,
         batch=32,
         whole=0.0,
@@ -152,7 +160,7 @@ PRESETS: Mapping[str, Config] = {
         bin_years=5,
     ),
 }
-"""``compact`` is what ships: whole brains at 3 mm, an hour or two on a core.
+"""``compact`` is what ships: whole brains at 3 mm, about an hour on a core.
 
 ``published``: Popescu et al. 2021, Frontiers in Aging Neuroscience 13:761954."""
 

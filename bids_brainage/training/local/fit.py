@@ -23,9 +23,10 @@ from bids_brainage.core.bundle import CARD, Bundle
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import atomic, copy, read_json, sha256_of, write_json
 from bids_brainage.image.template import DEFAULT, template
-from bids_brainage.models.local import BINS, BRAIN, RESIDUALS, WEIGHTS, brain_of, write_brain
+from bids_brainage.models.local import BINS, BRAIN, REFERENCE, RESIDUALS, WEIGHTS, brain_of, write_brain
 from bids_brainage.models.networks.inference import window_around
 from bids_brainage.models.networks.local_unet import LocalUNet
+from bids_brainage.models.networks.standard import reference_of, write_reference
 from bids_brainage.stats.voxel_bins import EDGES, fit_voxel_bins, write_voxel_bins
 from bids_brainage.training import engine
 from bids_brainage.training.engine import CURVES, Outcome
@@ -85,11 +86,10 @@ def gather(recipe: Recipe) -> Data:
     LOG.info("people: %s", ", ".join(f"{len(_first(of))} {part}" for part, of in parts.items()))
     inner = tuple(slice(a, a + n) for a, n in zip(seen.inner.start, seen.inner.shape, strict=True))
     grown = np.pad(brain.data, [(0, max(0, part.stop - n)) for part, n in zip(inner, brain.data.shape, strict=True)])
-    return Data(
-        found,
-        parts,
-        Blocks(parts["train"], grown[inner], config, seed=recipe.seed, truth=recipe.label == "truth"),
-    )
+    trained = parts["train"]
+    reference = reference_of(np.load(person.maps) for person in _first(trained)) if config.standardise else None
+    truth = recipe.label == "truth"
+    return Data(found, parts, Blocks(trained, grown[inner], config, seed=recipe.seed, truth=truth, reference=reference))
 
 
 def _first(people: Sequence[Stored]) -> list[Stored]:
@@ -155,6 +155,8 @@ def write(recipe: Recipe, data: Data, outcome: Outcome, started: Mapping[str, An
     with atomic(out / WEIGHTS) as temporary:
         temporary.write_bytes(save({name: value.half().contiguous() for name, value in outcome.weights.items()}))
     write_brain(brain_of(template(DEFAULT, recipe.config.resolution)), out / BRAIN)
+    if blocks.reference:
+        write_reference(blocks.reference, out / REFERENCE)
     for name in (CURVES, FIGURE):
         copy(recipe.work / name, out / name)
     corrects, calibration = _calibrate(recipe, kept, data)
@@ -163,6 +165,7 @@ def write(recipe: Recipe, data: Data, outcome: Outcome, started: Mapping[str, An
     metrics = judge.figures(test, calibration, recipe.seed)
     metrics["float16"] = judge.rounding(full, kept, blocks, people[:ROUNDED], device)
     named = [WEIGHTS, BRAIN, RESIDUALS, CURVES, FIGURE, *([BINS] if corrects else [])]
+    named += [REFERENCE] if blocks.reference else []
     card = cards.describe(recipe, data, outcome, started, metrics, corrects)
     return bundles.save(out, card, {name: out / name for name in named})
 

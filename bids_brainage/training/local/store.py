@@ -21,6 +21,7 @@ from bids_brainage.models.base import SEX_CODE
 from bids_brainage.models.local import read_tissues
 from bids_brainage.models.networks.inference import Window
 from bids_brainage.models.networks.local_unet import MARGIN
+from bids_brainage.models.networks.standard import Reference, standardised
 from bids_brainage.training.local.config import Config
 from bids_brainage.training.local.data import LocalScan
 
@@ -130,14 +131,24 @@ class Blocks(Dataset[Batch]):
     config : Config
         Its steps are those of the run.
     seed : int
+    reference : Reference, optional
+        What maps are deviations from, in the window of the model.
     truth : bool
         Whether the label is the local age, and not the person's age at every voxel.
     """
 
     def __init__(
-        self, people: Sequence[Stored], brain: NDArray[np.bool_], config: Config, *, seed: int, truth: bool
+        self,
+        people: Sequence[Stored],
+        brain: NDArray[np.bool_],
+        config: Config,
+        *,
+        seed: int,
+        truth: bool,
+        reference: Reference | None = None,
     ) -> None:
         self.people, self.brain, self.config = list(people), brain, config
+        self.reference = reference
         self.seed, self.truth = seed, truth
         self.mean_age = round(float(np.mean([person.scan.age for person in people])), 2)
         x, y, z = (size + 2 * MARGIN for size in brain.shape)
@@ -182,8 +193,11 @@ class Blocks(Dataset[Batch]):
             inside &= ages > 0
         if rng is not None:
             maps *= 1 + self.config.jitter * rng.standard_normal((len(maps), 1, 1, 1), np.float32)
-            if self.config.flip and rng.random() < 0.5:
-                maps, ages, inside = maps[:, ::-1], ages[::-1], inside[::-1]
+        if self.reference is not None:
+            here = Reference(*(np.stack([block(one, start, size) for one in part]) for part in self.reference))
+            maps = standardised(maps, here)
+        if rng is not None and self.config.flip and rng.random() < 0.5:
+            maps, ages, inside = maps[:, ::-1], ages[::-1], inside[::-1]
         if self.config.sex:
             maps = np.concatenate([maps, np.full((1, *size), SEX_CODE[person.scan.sex], np.float32)])
         parts = (maps, ages - np.float32(self.mean_age), inside)
