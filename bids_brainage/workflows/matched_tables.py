@@ -68,7 +68,7 @@ def write(out_dir: Path, matched: Matched) -> dict[str, Any]:
     if compared:
         columns = contrast_columns("z", "SD of the controls") | {"p_fdr": P_FDR}
         files["contrasts"] = to.table("volume_z_contrasts", compared, columns)
-    balance = [row._asdict() for row in matched.balance]
+    balance = [_rounded(row._asdict()) for row in matched.balance]
     files["balance"] = to.table("matching_balance", balance, BALANCE)
     files["love_plot"] = _love_plot(to, matched)
     unmatched = [{"participant_id": who, "reason": why} for who, why in matched.unmatched.items()]
@@ -78,13 +78,18 @@ def write(out_dir: Path, matched: Matched) -> dict[str, Any]:
         "People": len(matched.people),
         "Unmatched": matched.unmatched,
         "DamagedTables": list(matched.damaged),
-        "Balance": [{name: v if isinstance(v, str) else number(v) for name, v in row.items()} for row in balance],
+        "Balance": balance,
         "Regions": len(z.indices),
         "FarthestFromZero": sorted(means, key=lambda row: -abs(row["mean"]))[:STRONGEST],
         "GroupTests": _group_tests(matched),
         "Strongest": strongest(compared, "p"),
         "Files": files,
     }
+
+
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers to 0.0001, without a negative zero."""
+    return {name: value if isinstance(value, str) else round(value, DIGITS) + 0.0 for name, value in row.items()}
 
 
 def _about(matched: Matched) -> dict[str, Any]:
