@@ -46,6 +46,8 @@ def _check(options: Options) -> None:
         path = getattr(options, name)
         if path is not None and not path.is_file():
             raise UsageError(f"{flag_name(name)} {path}: there is no such file")
+    if options.genmind_controls < 3:
+        raise UsageError(f"--genmind-controls {options.genmind_controls}: must be at least 3, for a score")
     if (options.atlas is None) != (options.atlas_space is None):
         raise UsageError(
             "--atlas and --atlas-space: one is given without the other; give the file and its template space"
@@ -118,9 +120,12 @@ def start_log(verbose: bool) -> None:
 def run(options: Options) -> int:
     """Run one level; returns the exit code."""
     if options.level == "group":
+        from bids_brainage.models.registry import search_path
         from bids_brainage.workflows.group import run_group
         from bids_brainage.workflows.local import AtlasChoice
+        from bids_brainage.workflows.matched import GenmindChoice
 
+        places = search_path(options.models_dir, models_home())
         result = run_group(
             options.out_dir,
             options.bids_dir,
@@ -131,6 +136,7 @@ def run(options: Options) -> int:
             atlas=AtlasChoice(options.atlas, options.atlas_space, cache_dir())
             if options.atlas and options.atlas_space
             else None,
+            genmind=GenmindChoice(options.genmind, places, options.genmind_controls) if options.genmind else None,
         )
         return result.exit_code
     from bids_brainage.workflows.run import run_participant

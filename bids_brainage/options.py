@@ -16,9 +16,14 @@ Level = Literal["participant", "group"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def option(default: Any, text: str, group: str, *, short: str = "", metavar: str = "", made: bool = False) -> Any:
-    """A dataclass field that carries its help text, its group in ``--help``, how it is shown, whether it is made."""
-    metadata = {"help": text, "group": group, "short": short, "metavar": metavar, "made": made}
+def option(
+    default: Any, text: str, group: str, *, short: str = "", metavar: str = "", made: bool = False, bare: str = ""
+) -> Any:
+    """A dataclass field that carries its help text, its group in ``--help``, how it is shown, whether it is made.
+
+    ``bare`` is what the flag means where no value follows it.
+    """
+    metadata = {"help": text, "group": group, "short": short, "metavar": metavar, "made": made, "bare": bare}
     return field(default=default, metadata=metadata)
 
 
@@ -85,6 +90,15 @@ class Options:
         metavar="FILE",
     )
     atlas_space: str | None = option(None, "template space of --atlas", "Group level", metavar="NAME")
+    genmind: str | None = option(
+        None,
+        "score regional volumes against synthetic controls matched to each person, drawn by this model: the name or "
+        "folder of a genmind bundle (auto, also without a value: the first that is found)",
+        "Group level",
+        metavar="NAME_OR_DIR",
+        bare="auto",
+    )
+    genmind_controls: int = option(50, "synthetic controls a person, at least 3", "Group level", metavar="K")
 
     work_dir: Path | None = option(
         None,
@@ -165,7 +179,9 @@ def parser(prog: str, version: str) -> argparse.ArgumentParser:
             group.add_argument(*names, action="store_true", **how)
         else:
             how |= {"choices": choices} if choices else {"metavar": f.metadata["metavar"]}
-            group.add_argument(*names, type=value, nargs="+" if several else None, **how)
+            how |= {"nargs": "?", "const": f.metadata["bare"]} if f.metadata["bare"] else {}
+            how |= {"nargs": "+"} if several else {}
+            group.add_argument(*names, type=value, **how)
     made.add_argument("--version", action="version", version=f"{prog} {version}")
     return made
 
@@ -237,9 +253,9 @@ def table() -> str:
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for f in fields():
         value, several, choices = kind(f)
-        metavar = (
-            "" if value is bool else " " + (f.metadata["metavar"] or "\\|".join(choices)) + (" ..." if several else "")
-        )
+        word = f.metadata["metavar"] or "\\|".join(choices)
+        word = f"[{word}]" if f.metadata["bare"] else word
+        metavar = "" if value is bool else f" {word}" + (" ..." if several else "")
         names = ", ".join(n for n in (f.metadata["short"], flag_name(f.name)) if n)
         default: Any = f.default
         shown = " ".join(map(str, default)) if several else ("" if default in (None, False) else str(default))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtr
 
-from bids_brainage.cohort.genmind import GenMIND
+from bids_brainage.cohort.genmind import GenMIND, sample
 from bids_brainage.cohort.people import Generator, People
 from bids_brainage.stats.groups import Difference, Interval, welch_t
 
@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 CONTROLS = 50
 CHUNK = 20_000
 """Controls that are held at a time."""
+UNMATCHED = 1000
+"""People of the reference to whom people are compared before matching."""
 
 
 class Scores(NamedTuple):
@@ -152,6 +154,21 @@ def balance(people: Mapping[str, Array], before: Mapping[str, Array], after: Map
         differences = [(means[0] - other) / sd if sd > 0 else 0.0 for other in means[1:]]
         found.append(Balance(name, *means, *differences))
     return found
+
+
+def balance_of(model: GenMIND, people: People, found: Scores, k: int, seed: int) -> list[Balance]:
+    """Balance of people against a sample that nobody matched, and against the ``k`` controls each of ``found``.
+
+    Ages and categories of controls are those of their people exactly (:meth:`GenMIND.at`); of the intracranial volume
+    the controls' own values count.
+    """
+    own = covariates(people)
+    after = {name: np.repeat(values, k) for name, values in own.items()}
+    if found.icv is not None:
+        after["icv"] = found.icv.ravel()
+    unmatched = sample(model, max(UNMATCHED, len(model.densities)), np.random.default_rng([seed, 1]))
+    before = {name: np.zeros(1) for name in own} | covariates(unmatched)
+    return balance(own, before, after)
 
 
 def group_test(z: ArrayLike, first: ArrayLike, second: ArrayLike, regions: Sequence[int] | None = None) -> Difference:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from bids_brainage.core.bundle import CARD, Bundle, load
 from bids_brainage.core.errors import BrainAgeError, BundleError
 from bids_brainage.core.files import read_json
 
 PACKAGED = Path(__file__).resolve().parents[1] / "data" / "bundles"
-BRAIN_AGE = "brain_age"
+BRAIN_AGE, REFERENCE = "brain_age", "reference"
 ROLE_OF_ARCHITECTURE = {"segment": "segmentation", "synthstrip": "segmentation", "atlas": "atlas"}
 
 
@@ -76,6 +77,15 @@ def available(dirs: Sequence[Path]) -> list[Bundle]:
     return [bundle for bundle in every(dirs) if role(bundle) == BRAIN_AGE]
 
 
+def first(wanted: str, architectures: Collection[str], dirs: Sequence[Path]) -> Bundle | None:
+    """The first bundle of a role and of one of these architectures, verified; cards that cannot be read are passed."""
+    for folder in folders(dirs).values():
+        card = _card(folder)
+        if card.get("role") == wanted and card.get("architecture") in architectures:
+            return verified(folder)
+    return None
+
+
 def every(dirs: Sequence[Path]) -> list[Bundle]:
     """All bundles, whatever they are for, verified, in search order."""
     return [verified(folder) for folder in folders(dirs).values()]
@@ -99,7 +109,13 @@ def _candidates(dirs: Sequence[Path]) -> Iterator[Path]:
 
 def _name(folder: Path) -> str:
     """The name on the card; the folder's own where the card cannot be read, so that asking for it tells why."""
+    return str(_card(folder).get("name", folder.name))
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """The card as it stands; empty where it cannot be read."""
     try:
-        return str(read_json(folder / CARD)["name"])
-    except (BrainAgeError, KeyError, TypeError):
-        return folder.name
+        card = read_json(folder / CARD)
+    except BrainAgeError:
+        return {}
+    return card if isinstance(card, dict) else {}

@@ -14,6 +14,7 @@ from bids_brainage.core.files import write_text
 from bids_brainage.reports.local import sections as local_sections
 from bids_brainage.reports.plots import model_plots
 from bids_brainage.reports.style import Banner, Section, environment, page
+from bids_brainage.reports.synthetic import sections as synthetic_sections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,7 @@ def render(people: pd.DataFrame, summary: Mapping[str, Any], out_dir: Path) -> s
         plots = model_plots(rows, groups(rows, summary), entry["Corrections"]["delange"])
         sections.append(Section(f"model-{index}", f"Model {model}", parts.model(entry, plots)))
     sections += local_sections(out_dir, summary["LocalBrainAge"])
+    sections += synthetic_sections(out_dir, summary.get("SyntheticControls"))
     columns, rows_shown = _table(people, summary)
     sections += [
         Section("people", "People", parts.table(rows_shown, columns, len(people), TABLE)),

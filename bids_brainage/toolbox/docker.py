@@ -85,6 +85,8 @@ def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[d
         elif f.metadata["metavar"].endswith("=PATH"):
             pairs = [text.partition("=") for text in value]
             seen[f.name] = [f"{name}={mount(Path(path), mounts)}" for name, _, path in pairs]
+        elif f.metadata["metavar"].endswith("_OR_DIR") and Path(value).is_dir():
+            seen[f.name] = mount(Path(value), mounts)
     seen["bids_dir"] = mount(values["bids_dir"], mounts)
     seen["out_dir"] = mount(values["out_dir"], mounts, made=True)
     for name in HOMES:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bids_brainage.workflows.local import AtlasChoice
+    from bids_brainage.workflows.matched import GenmindChoice
     from bids_brainage.workflows.people import Fits
 
 LOG = logging.getLogger("bids_brainage")
@@ -44,6 +45,7 @@ def run_group(
     seed: int = 0,
     participant_label: Collection[str] = (),
     atlas: AtlasChoice | None = None,
+    genmind: GenmindChoice | None = None,
 ) -> GroupResult:
     """Group level, from the derivatives alone; the only images read are maps. The same input gives the same bytes.
 
@@ -63,15 +65,21 @@ def run_group(
         Only these participants.
     atlas : AtlasChoice, optional
         Further regions for the maps of local brain age.
+    genmind : GenmindChoice, optional
+        The model of which synthetic controls are drawn, matched to each person.
 
     Raises
     ------
     UsageError
         Where there is no table of brain ages, the atlas cannot be used,
-        a table of the dataset is malformed, or the query cannot be used.
+        a table of the dataset is malformed, the query cannot be used, or nobody can be matched.
+    BundleError
+        Where the model of the controls is not there or damaged.
     """
     from bids_brainage.reports.group import write_report
     from bids_brainage.workflows.local import local_statistics
+    from bids_brainage.workflows.matched import match
+    from bids_brainage.workflows.matched_tables import write as write_matched
     from bids_brainage.workflows.people import correct, per_person
     from bids_brainage.workflows.tables import PEOPLE, described
 
@@ -86,13 +94,17 @@ def run_group(
     fits = correct(scans, people, row, people["correction_control"].to_numpy(dtype=bool), seed)
     people = people[[*PEOPLE, *given]]
     content = _content(collected, people, fits, controls, seed)
+    matched = match(out_dir, scans, people, row, content["GroupingColumn"], genmind, seed) if genmind else None
     local = local_statistics(out_dir, scans, people, row, content["GroupingColumn"], seed, atlas)
     content["LocalBrainAge"] = local
+    if matched:
+        content["SyntheticControls"] = write_matched(out_dir, matched)
     _write_tables(out_dir, scans, people, content, described(given, bids_dir, phenotype))
     report = write_report(out_dir / "group.html", people, content)
     _say(content)
     scans_tsv, participants_tsv, summary_json = (out_dir / name for name in (SCANS_TSV, PARTICIPANTS_TSV, SUMMARY_JSON))
     damaged = (*collected.damaged, *(line for entry in local.values() for line in entry["DamagedMaps"]))
+    damaged += matched.damaged if matched else ()
     return GroupResult(1 if damaged else 0, scans_tsv, participants_tsv, summary_json, report, damaged)
 
 
@@ -197,6 +209,20 @@ def _say(content: dict[str, Any]) -> None:
             LOG.warning("%s: %s", model, warning["Text"])
     for model, entry in content["LocalBrainAge"].items():
         _say_local(model, entry)
+    if "SyntheticControls" in content:
+        _say_matched(content["SyntheticControls"])
+
+
+def _say_matched(entry: dict[str, Any]) -> None:
+    """Who was matched, and who was not."""
+    on, n, lost = ", ".join(entry["MatchedOn"]), entry["People"], entry["Unmatched"]
+    LOG.info("%s: %d synthetic controls each of %d people, on %s", entry["Model"], entry["ControlsPerPerson"], n, on)
+    for line in entry["DamagedTables"][:SHOWN_DAMAGED]:
+        LOG.error("left out: %s", line)
+    for who, why in list(lost.items())[:SHOWN_DAMAGED]:
+        LOG.warning("%s is not matched: %s", who, why)
+    if len(lost) > SHOWN_DAMAGED:
+        LOG.warning("%d further people are not matched; see %s", len(lost) - SHOWN_DAMAGED, entry["Files"]["unmatched"])
 
 
 def _say_local(model: str, entry: dict[str, Any]) -> None:

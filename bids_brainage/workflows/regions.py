@@ -27,28 +27,7 @@ if TYPE_CHECKING:
 
 MUSE, ICV = "MUSE", 702
 STRONGEST = 10
-CONTRASTS = {
-    "contrast": "Groups compared, first minus second",
-    "index": "Number of the region in the atlas",
-    "name": "Name of the region",
-    "n_first": "People of the first group",
-    "n_second": "People of the second group",
-    "difference": "Difference of the mean gaps, in years",
-    "difference_low": "Lower bound of its 95 % confidence interval",
-    "difference_high": "Upper bound of its 95 % confidence interval",
-    "d": "Cohen's d with the pooled SD",
-    "d_low": "Lower bound of its 95 % confidence interval",
-    "d_high": "Upper bound of its 95 % confidence interval",
-    "t": "Welch's t",
-    "dof": "Degrees of freedom of Welch's t",
-    "p": "Two-sided p of Welch's t",
-    "p_holm": "p corrected for the number of regions by Holm",
-    "adjusted": "Difference with age as a covariate, in years",
-    "adjusted_low": "Lower bound of its 95 % confidence interval",
-    "adjusted_high": "Upper bound of its 95 % confidence interval",
-    "adjusted_p": "Two-sided p of the difference with age as a covariate",
-    "adjusted_p_holm": "adjusted_p corrected for the number of regions by Holm",
-}
+VOLUMES_TSV = "desc-muse_volumes.tsv"
 VOLUMES = {
     "index": "Number of the region in the atlas",
     "name": "Name of the region",
@@ -64,6 +43,32 @@ VOLUMES = {
     "p_partial": "Two-sided p of r_partial",
     "p_partial_holm": "p_partial corrected for the number of regions by Holm",
 }
+
+
+def contrast_columns(of: str, unit: str) -> dict[str, str]:
+    """Columns of :func:`contrasts`, for regional means of ``of``."""
+    return {
+        "contrast": "Groups compared, first minus second",
+        "index": "Number of the region in the atlas",
+        "name": "Name of the region",
+        "n_first": "People of the first group",
+        "n_second": "People of the second group",
+        "difference": f"Difference of the mean {of}, in {unit}",
+        "difference_low": "Lower bound of its 95 % confidence interval",
+        "difference_high": "Upper bound of its 95 % confidence interval",
+        "d": "Cohen's d with the pooled SD",
+        "d_low": "Lower bound of its 95 % confidence interval",
+        "d_high": "Upper bound of its 95 % confidence interval",
+        "t": "Welch's t",
+        "dof": "Degrees of freedom of Welch's t",
+        "p": "Two-sided p of Welch's t",
+        "p_holm": "p corrected for the number of regions by Holm",
+        "adjusted": f"Difference with age as a covariate, in {unit}",
+        "adjusted_low": "Lower bound of its 95 % confidence interval",
+        "adjusted_high": "Upper bound of its 95 % confidence interval",
+        "adjusted_p": "Two-sided p of the difference with age as a covariate",
+        "adjusted_p_holm": "adjusted_p corrected for the number of regions by Holm",
+    }
 
 
 class Regions(NamedTuple):
@@ -88,7 +93,7 @@ def from_tables(out_dir: Path, model: str, units: Sequence[Unit]) -> tuple[Regio
         folder = out_dir / unit.participant / unit.session / "anat"
         try:
             own = _mean(folder, unit.scans, f"desc-{model}_regions.tsv", "gap", names)
-            volumes.append(_mean(folder, unit.scans, "desc-muse_volumes.tsv", "volume_mm3", {}))
+            volumes.append(volumes_of(out_dir, unit, {}))
         except UsageError as error:
             notes.append(str(error))
             continue
@@ -104,6 +109,19 @@ def from_tables(out_dir: Path, model: str, units: Sequence[Unit]) -> tuple[Regio
     sizes = np.array([[volumes[i].get(index, np.nan) for index in [*indices, ICV]] for i in kept])
     rows = np.array([people[i] for i in kept])
     return Regions(MUSE, indices, [names[i] for i in indices], rows, table, sizes[:, :-1], sizes[:, -1]), notes
+
+
+def volumes_of(out_dir: Path, unit: Unit, names: dict[int, str]) -> dict[int, float]:
+    """Volumes of a session in mm^3 by MUSE index, averaged over its scans; empty where none has a table.
+
+    Adds the names of the regions to ``names``.
+
+    Raises
+    ------
+    UsageError
+        Where a table is damaged.
+    """
+    return _mean(out_dir / unit.participant / unit.session / "anat", unit.scans, VOLUMES_TSV, "volume_mm3", names)
 
 
 def _mean(folder: Path, stems: Sequence[str], suffix: str, column: str, names: dict[int, str]) -> dict[int, float]:
@@ -152,17 +170,19 @@ def regional(out_dir: Path, model: str, regions: Regions, cohort: Cohort) -> dic
     described = {"participant_id": "Participant", "session_id": "Session; n/a where the dataset has none"}
     described |= {name: f"Mean local gap of {name}, in years" for name in regions.names}
     files = [_write(out_dir, "region_gaps", model, regions.atlas, rows, described)]
-    contrasts = _contrasts(regions, labels, age)
+    compared = contrasts(regions, labels, age)
     relations = _relations(regions, age, sex)
-    if contrasts:
-        files.append(_write(out_dir, "region_contrasts", model, regions.atlas, contrasts, CONTRASTS))
+    if compared:
+        files.append(
+            _write(out_dir, "region_contrasts", model, regions.atlas, compared, contrast_columns("gaps", "years"))
+        )
     if relations:
         files.append(_write(out_dir, "region_volumes", model, regions.atlas, relations, VOLUMES))
     return {
         "Regions": len(regions.indices),
         "People": len(units),
-        "Strongest": _strongest(contrasts, "adjusted_p"),
-        "StrongestWithVolume": _strongest(relations, "p_partial"),
+        "Strongest": strongest(compared, "adjusted_p"),
+        "StrongestWithVolume": strongest(relations, "p_partial"),
         "Files": files,
     }
 
@@ -176,13 +196,14 @@ def _write(
     return path.name
 
 
-def _strongest(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+def strongest(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    """The rows with the smallest values of a column of p values."""
     known = [row for row in rows if row[by] is not None]
     return sorted(known, key=lambda row: row[by])[:STRONGEST]
 
 
-def _contrasts(regions: Regions, labels: NDArray[np.object_], age: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Each pair of groups in each region; Holm over the regions of a pair."""
+def contrasts(regions: Regions, labels: NDArray[np.object_], age: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Each pair of groups in each region, as :func:`contrast_columns` says; Holm over the regions of a pair."""
     rows = []
     groups = [name for name in sorted(set(labels)) if (labels == name).sum() >= SMALLEST_GROUP]
     for first, second in combinations(groups, 2):

@@ -75,6 +75,14 @@ def test_every_option_that_is_a_path_is_mounted_and_absolute(folder, capsys):
     assert {name: inside[name] for name in others} == others
 
 
+def test_a_model_by_its_folder_is_mounted_and_a_name_stays(folder, capsys):
+    line = shown(capsys, "bids", "out", "group", "--genmind", "reused")
+    assert mounts(line)[f"{folder}/reused"] == "ro"
+    assert line[line.index("--genmind") + 1] == f"{folder}/reused"
+    line = shown(capsys, "bids", "out", "group", "--genmind")
+    assert line[line.index("--genmind") + 1] == "auto"
+
+
 def test_a_config_file_is_read_outside(folder, capsys):
     write_text(folder / "run.toml", 'models_dir = "DIR"\nnprocs = 3\nrandom_seed = 7')
     line = shown(capsys, "bids", "out", "participant", "--config", "run.toml", "--random-seed", "0")

@@ -17,7 +17,7 @@ OPTION_VALUES = {
     "participant_label": ["01", "sub-02"], "session_label": ["pre"], "bids_filter_file": "FILE.json",
     "bids_database_dir": "db", "skip_bids_validation": True, "derivatives": ["fmriprep=/x"], "models": ["roi", "other"],
     "models_dir": "DIR", "template": "MNI152NLin6Asym", "random_seed": 7, "force": True, "phenotype": "FILE.tsv",
-    "atlas": "FILE.json", "atlas_space": "MNI152NLin6Asym",
+    "atlas": "FILE.json", "atlas_space": "MNI152NLin6Asym", "genmind": "reference", "genmind_controls": 20,
     "controls": "diagnosis == 'CN'", "work_dir": "w", "nprocs": 3, "omp_nthreads": 2, "mem_mb": 4000, "device": "cpu",
     "nipype_plugin": "Linear", "plugin_file": "FILE.yml", "stop_on_first_crash": True, "clean_workdir": True,
     "dry_run": True, "write_graph": True, "verbose": True,
@@ -57,6 +57,12 @@ def test_flags_and_toml_give_the_same_options(folder):
     for f in options.fields():
         if f.name != "config":
             assert getattr(from_flags, f.name) != f.default, f"--{f.name} changes nothing"
+
+
+def test_genmind_alone_asks_for_the_first_reference(folder):
+    assert cli.parse(["bids", "out", "group"]).genmind is None
+    assert cli.parse(["bids", "out", "group", "--genmind"]).genmind == "auto"
+    assert cli.parse(["bids", "out", "group", "--genmind", "--genmind-controls", "9"]).genmind_controls == 9
 
 
 def test_the_command_line_wins_over_the_file(folder):

@@ -77,7 +77,7 @@ def test_whole_tree_is_valid_bids(dataset: Path, made: dict[str, Path], tmp_path
 
 def test_ignored_are_only_what_bids_has_no_name_for(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
     own = {f"*_{suffix}.{end}" for suffix in TABLES for end in ("json", "tsv")} | {f"*_{suffix}.*" for suffix in MAPS}
-    rest = {"*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv", "group_*.nii.gz"}
+    rest = {"*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv", "group_*.nii.gz", "group_*.png"}
     assert set(outputs.bidsignore().split()) == own | rest
     out = tmp_path / "out"
     outputs.write_dataset_files(out, dataset, "0.1")

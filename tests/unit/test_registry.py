@@ -33,6 +33,18 @@ def test_first_place_wins(tmp_path: Path) -> None:
     assert len(registry.every([tmp_path / "a", tmp_path / "b"])) == 1
 
 
+def test_first_of_a_role_and_architecture_is_found_and_damaged_neighbours_are_passed(tmp_path: Path) -> None:
+    (bundle(tmp_path / "a", "broken") / "model.json").write_text("{")
+    bundle(tmp_path / "a", "other", role="reference", architecture="normative")
+    bundle(tmp_path / "a", "age", role="brain_age", architecture="genmind")
+    wanted = bundle(tmp_path / "b", "x", role="reference", architecture="genmind")
+    bundle(tmp_path / "b", "y", role="reference", architecture="genmind")
+    found = registry.first("reference", {"genmind"}, [tmp_path / "a", tmp_path / "b"])
+    assert found is not None
+    assert found.folder == wanted
+    assert registry.first("reference", {"genmind"}, [tmp_path / "a"]) is None
+
+
 def test_name_is_the_card_s_and_not_the_folder_s(tmp_path: Path) -> None:
     bundle(tmp_path, "mine").rename(tmp_path / "renamed")
     assert registry.find("mine", [tmp_path]).folder.name == "renamed"

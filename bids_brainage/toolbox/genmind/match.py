@@ -31,7 +31,7 @@ def add_parser(actions: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write scores, centiles, balance and its figure, and who was not matched; 1 where somebody was not."""
     from bids_brainage.bids import roi_tables
-    from bids_brainage.cohort.matching import score
+    from bids_brainage.cohort.matching import balance_of, score
     from bids_brainage.cohort.tables import complete_people
     from bids_brainage.core.errors import UsageError
     from bids_brainage.toolbox.genmind.model import find_model
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         who, why = next(iter(lost.items()))
         raise UsageError(f"{args.table}: nobody can be matched ({who}: {why}); use people that the model knows")
     found = score(model, people, args.k, args.seed, on_icv=args.on_icv)
-    write(args.out, people, found, lost, _balance(model, people, found, args), bundle.name)
+    write(args.out, people, found, lost, balance_of(model, people, found, args.k, args.seed), bundle.name)
     if args.write_controls:
         write_controls(args, model, people, bundle.name)
     print(f"{args.out}: {args.k} controls each of {len(people)} people, by {bundle.name}")
@@ -85,22 +85,6 @@ def write(out: Path, people: People, found: Scores, lost: dict[str, str], rows: 
     )
     unmatched = [{"participant_id": who, "reason": why} for who, why in lost.items()]
     write_tsv(out / "unmatched.tsv", unmatched, ("participant_id", "reason"))
-
-
-def _balance(model: GenMIND, people: People, found: Scores, args: argparse.Namespace) -> list[Balance]:
-    """Covariates of people against a sample that nobody matched, and against their controls."""
-    import numpy as np
-
-    from bids_brainage.cohort.genmind import sample
-    from bids_brainage.cohort.matching import balance, covariates
-
-    own = covariates(people)
-    after = {name: np.repeat(values, args.k) for name, values in own.items()}
-    if found.icv is not None:
-        after["icv"] = found.icv.ravel()
-    unmatched = sample(model, max(1000, len(model.densities)), np.random.default_rng([args.seed, 1]))
-    before = {name: np.zeros(1) for name in own} | covariates(unmatched)
-    return balance(own, before, after)
 
 
 def write_controls(args: argparse.Namespace, model: GenMIND, people: People, name: str) -> None:

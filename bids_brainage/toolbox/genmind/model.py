@@ -14,15 +14,8 @@ if TYPE_CHECKING:
 
 def find_model(args: argparse.Namespace) -> tuple[Bundle, GenMIND]:
     """The bundle of ``args.model``, a folder or a name, and its model."""
-    from bids_brainage.cohort.genmind import read
-    from bids_brainage.core.bundle import CARD
-    from bids_brainage.models.registry import find, search_path, verified
+    from bids_brainage.cohort.reference import reference
+    from bids_brainage.models.registry import search_path
 
     home = os.environ.get("BIDS_BRAINAGE_HOME")
-    folder = Path(args.model)
-    bundle = (
-        verified(folder)
-        if (folder / CARD).is_file()
-        else find(args.model, search_path(args.models_dir, Path(home) if home else None))
-    )
-    return bundle, read(bundle)
+    return reference(args.model, search_path(args.models_dir, Path(home) if home else None))
