@@ -38,7 +38,7 @@ FloatArray = NDArray[np.float64]
 CHOICE = MixtureChoice(components=1, dimensions=5, shrinkage=0.0, joined=False)
 BANDWIDTH = 0.3
 AGES = (21.0, 86.0)
-MAPPED_BY = 20_000
+MAPPED_BY = 8_000
 DRAWS = 200
 WINDOW = 2.0
 
