@@ -4,7 +4,7 @@
 
 Each seed: two thirds of the real people (IXI at 1 mm, others at 2 mm brought to it) train; the generators see these
 alone, and their synthetic people have ages and sexes of them, drawn with replacement. The other third, and a clinical
-table, judge both. Ratio: mean absolute error of the model of synthetic people by that of real ones, each person's errors
+table, judge both. Ratio: mean absolute error of the model of synthetic people by that of real ones, a person's errors
 averaged over the seeds that left the person out; 95 % interval by people resampled. d: MCI and AD against CN, by gaps
 corrected on the CN, each CN left out of the own correction; mean and range over seeds.
 """
