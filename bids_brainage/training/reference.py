@@ -40,6 +40,7 @@ BANDWIDTH = 0.3
 AGES = (21.0, 86.0)
 MAPPED_BY = 8_000
 DRAWS = 200
+OPTIONS = ("--table", "--coarse-table", "--same-heads", "--female", "--male")
 WINDOW = 2.0
 
 
@@ -78,8 +79,8 @@ def judge(
     for _ in range(halves):
         member = privacy.half(people, rng)
         made = make(people.take(member), published, n, rng)
-        seen, unseen = (made.to_centiles(people.take(rows)) for rows in (member, ~member))
-        unseen = unseen.take([not reason for reason in made.model.why_not(unseen.age, unseen.categories)])
+        known = (people.age >= AGES[0]) & (people.age <= AGES[1])
+        seen, unseen = (made.to_centiles(people.take(rows & known)) for rows in (member, ~member))
         drawn = genmind.sample_like(made.model, seen, n, rng)
         distances.append([correlation_distance(unseen, other) for other in (drawn, seen)])
         rounds.append(calibration(score(made.model, unseen, DRAWS, int(rng.integers(2**31))).z, unseen.age))
@@ -128,6 +129,12 @@ def misses(some: People, published: Mapping[str, Published]) -> dict[str, Any]:
     return {f"{100 * q:g}": figure(100 * v) for q, v in zip(NOMINAL, np.mean(found, axis=0), strict=True)}
 
 
+def _misses(made: Made, published: Mapping[str, Published], seed: int) -> dict[str, Any]:
+    many = genmind.sample(made.model, MAPPED_BY, np.random.default_rng([seed, 1]), AGES)
+    tables = {"table": made.table, f"{MAPPED_BY} drawn": many}
+    return {"points_from_published_centiles": {name: misses(some, published) for name, some in tables.items()}}
+
+
 @one_thread
 def fit(
     table: Path,
@@ -171,32 +178,16 @@ def fit(
     cohort = muse.read_cohort(table, coarse_table, same_heads, list(left_out)).people()
     people = People(tuple(cohort.who), cohort.age, {"sex": cohort.sex}, cohort.indices, cohort.volumes)
     made = make(people, published, n, np.random.default_rng(seed))
-    many = genmind.sample(made.model, MAPPED_BY, np.random.default_rng([seed, 1]), AGES)
-    metrics = {
-        "points_from_published_centiles": {
-            "table": misses(made.table, published),
-            f"{MAPPED_BY} drawn": misses(many, published),
-        },
-        **judge(people, published, n, np.random.default_rng([seed, 2]), halves),
-    }
-    paths = {
-        "--table": table,
-        "--coarse-table": coarse_table,
-        "--same-heads": same_heads,
-        "--female": female,
-        "--male": male,
-    }
-    words = [word for option, path in paths.items() for word in (option, path.name)]
-    words += ["--n", str(n), "--halves", str(halves), "--seed", str(seed), "--out", out.name]
+    metrics = _misses(made, published, seed) | judge(people, published, n, np.random.default_rng([seed, 2]), halves)
+    paths = dict(zip(OPTIONS, (table, coarse_table, same_heads, female, male), strict=True))
+    numbers = {"--n": n, "--halves": halves, "--seed": seed, "--out": out.name}
     training = {
         "kind": "synthetic",
         "n": len(made.table),
         "drawn_from": f"a mixture fitted to {len(people)} people ({CHOICE})",
-        "data": [card.provenance(path) for path in paths.values()],
         "left_out": left_out,
         "seed": seed,
-        "command": shlex.join(["brainage", "train", "reference", *words]),
-        "software": {library: version(library) for library in card.LIBRARIES},
+        **_origin(paths, numbers),
     }
     with card.writing(out) as folder:
         folder.mkdir()
@@ -204,6 +195,17 @@ def fit(
         card.write_licence(folder, list(paths.values()), "reference-bundle.txt")
         save(folder, _card(out.name, made, training, metrics))
     return load(out)
+
+
+def _origin(paths: Mapping[str, Path], numbers: Mapping[str, int | str]) -> dict[str, Any]:
+    """Data, command and software of the card."""
+    words = [word for option, path in paths.items() for word in (option, path.name)]
+    words += [str(word) for option in numbers.items() for word in option]
+    return {
+        "data": [card.provenance(path) for path in paths.values()],
+        "command": shlex.join(["brainage", "train", "reference", *words]),
+        "software": {library: version(library) for library in card.LIBRARIES},
+    }
 
 
 def _card(name: str, made: Made, training: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
