@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bids_brainage.cohort import centiles, genmind, privacy
 from bids_brainage.cohort.alternatives import MixtureChoice, fit_mixture
 from bids_brainage.cohort.calibration import calibration
+from bids_brainage.cohort.density import Density
 from bids_brainage.cohort.genmind import GenMIND
 from bids_brainage.cohort.matching import score
 from bids_brainage.cohort.people import Generator, People
@@ -40,6 +41,7 @@ BANDWIDTH = 0.3
 AGES = (21.0, 86.0)
 MAPPED_BY = 8_000
 DRAWS = 200
+LOWEST = 0.02
 OPTIONS = ("--table", "--coarse-table", "--same-heads", "--female", "--male")
 WINDOW = 2.0
 
@@ -60,7 +62,13 @@ def make(people: People, published: Mapping[str, Published], n: int, rng: np.ran
     to_centiles = centiles.fit(_drawn(mixture, MAPPED_BY // 2, rng), women.indices, women.ages, volumes)
     table = to_centiles(_drawn(mixture, n, rng))
     table = replace(table, age=table.age.round(3), volumes=np.maximum(table.volumes.round(2), 0.01))
-    return Made(table, genmind.fit(table, bandwidths=[BANDWIDTH]).model, to_centiles)
+    model = genmind.fit(table, bandwidths=[BANDWIDTH]).model
+    return Made(table, replace(model, densities={k: _folded(d) for k, d in model.densities.items()}), to_centiles)
+
+
+def _folded(density: Density) -> Density:
+    """Draws are folded from the second centile down: next to the least of thousands, skewed ventricles end at zero."""
+    return replace(density, least=np.quantile(density.centres, LOWEST, axis=0) * density.scale + density.mean)
 
 
 def _drawn(generator: Generator, n: int, rng: np.random.Generator) -> People:
