@@ -11,51 +11,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.neighbors import KernelDensity
 
-from bids_brainage.cohort.alternatives import Fit, choose_copula, choose_mixture, fit_copula, fit_mixture
+from bids_brainage.cohort.alternatives import Fit
 from bids_brainage.cohort.calibration import calibration, held_out_z
 from bids_brainage.cohort.fidelity import discrimination
-from bids_brainage.cohort.margins import categories_of, strata
+from bids_brainage.cohort.generators import GENERATORS, settled
 from bids_brainage.cohort.people import People
 from bids_brainage.cohort.privacy import membership, strongest
 from bids_brainage.cohort.structure import correlations
 from bids_brainage.training.muse import read_table
-
-BANDWIDTH = 0.7
-
-
-class Published:
-    """Kernel density of z-scores by category, the same width on all features, given age by the weights of kernels."""
-
-    def __init__(self, people: People) -> None:
-        self.people, self.stratum = people, strata(people.categories, len(people))
-        self.kernels = {name: self._kernel(people.features[self.stratum == name]) for name in set(self.stratum)}
-
-    @staticmethod
-    def _kernel(features: Any) -> tuple[Any, Any, Any]:
-        mean, sd = features.mean(axis=0), features.std(axis=0)
-        density = KernelDensity(bandwidth=BANDWIDTH).fit((features - mean) / sd)
-        return np.asarray(density.tree_.data), mean, sd
-
-    def at(self, ages: Any, categories: Mapping[str, Any], rng: np.random.Generator) -> People:  # noqa: D102
-        stratum, n = strata(categories, len(ages)), len(ages)
-        made = np.empty((n, self.people.features.shape[1]))
-        for i, (age, name) in enumerate(zip(ages, stratum, strict=True)):
-            z, mean, sd = self.kernels[name]
-            log_weight = -0.5 * (((age - mean[-1]) / sd[-1] - z[:, -1]) / BANDWIDTH) ** 2
-            weight = np.exp(log_weight - log_weight.max())
-            row = z[rng.choice(len(z), p=weight / weight.sum())]
-            made[i] = mean + sd * (row + BANDWIDTH * rng.standard_normal(len(row)))
-        k = len(self.people.indices)
-        icv = made[:, k] if self.people.icv is not None else None
-        who = tuple(map(str, range(n)))
-        return People(who, np.array(ages), categories_of(categories, n), self.people.indices, made[:, :k], icv)
 
 
 def figures(people: People, fit: Fit, halves: int, rows: list[int]) -> dict[str, Any]:
@@ -82,24 +50,18 @@ def figures(people: People, fit: Fit, halves: int, rows: list[int]) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--icv", action="store_true", help="intracranial volume as a feature")
     parser.add_argument("--halves", type=int, default=20)
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 500, 1000, 3000])
-    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--only", nargs="+", choices=GENERATORS)
     args = parser.parse_args()
     table = read_table(args.table)
-    people = People(tuple(table.who), table.age, {"sex": table.sex}, table.indices, table.volumes, table.icv)
+    people = People(
+        tuple(table.who), table.age, {"sex": table.sex}, table.indices, table.volumes, table.icv if args.icv else None
+    )
     rng = np.random.default_rng(0)
-    copula, mixture = choose_copula(people, rng), choose_mixture(people, rng)
-    print(f"chosen by held-out likelihood, for all refits: {copula}, {mixture}")
-    fits: dict[str, Fit] = {
-        "published kernel": lambda some, rng: Published(some),
-        "copula": lambda some, rng: fit_copula(some, rng, copula),
-        "mixture": lambda some, rng: fit_mixture(some, rng, mixture),
-        "mixture, rest independent": lambda some, rng: fit_mixture(some, rng, mixture._replace(joined=False)),
-    }
-    for name, fit in fits.items():
-        if args.only and name not in args.only:
-            continue
+    for name in args.only or GENERATORS:
+        fit = settled(name, people, rng)
         started = time.monotonic()
         shown = figures(people, fit, args.halves, args.rows)
         print(f"\n{name} ({time.monotonic() - started:.0f} s)")

@@ -7,11 +7,8 @@ app's own ``*_desc-muse_volumes.tsv``, one scan.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_brainage.bids.ages import parse_age, parse_sex
+from bids_brainage.bids.region_names import NUMBERED, index_of, region_names
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age, Sex
 
-NUMBERED = re.compile(r"(?:MUSE_(?:Volume_)?|DL_MUSE_Volume_|DLMUSE_|H_MUSE_Volume_|ROI_)?(\d+)", re.IGNORECASE)
 IDS = ("participant_id", "MRID", "subject_id", "subject", "PTID", "SampleID", "id")
 ICV = 702
 ICV_NAMES = ("icv", "dlicv", "dl_icv", "702")
@@ -145,40 +142,12 @@ def _wide(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{"participant_id": stem, **row}])
 
 
-def region_names() -> dict[str, int]:
-    """MUSE index of each region by its name in lower case."""
-    return {name.lower(): index for index, name in _named("muse_rois.tsv", "name").items()}
-
-
-def region_labels() -> dict[int, str]:
-    """Name of each region in released tables, by MUSE index, in the order of the indices."""
-    return _named("muse_labels.tsv", "label")
-
-
-def _named(table: str, column: str) -> dict[int, str]:
-    text = (files("bids_brainage") / "data" / table).read_text("utf-8")
-    frame = pd.read_csv(StringIO(text), sep="\t")
-    return {int(index): str(name) for index, name in zip(frame["index"], frame[column], strict=True)}
-
-
-def _known_names() -> dict[str, int]:
-    """MUSE index by every name in lower case: ours, released ones, and those without their abbreviation."""
-    found = region_names()
-    for index, label in region_labels().items():
-        words = label.lower().split()
-        found[" ".join(words)] = index
-        if words[0] in ("right", "left") and re.fullmatch(r"\S+ [A-Z]\w* [a-z].*", label):
-            found[" ".join([words[0], *words[2:]])] = index
-    return found
-
-
 def _volume_columns(path: Path, frame: pd.DataFrame, icv: bool = True) -> dict[int, str]:
     """Name of the column of each MUSE index."""
-    names, found = _known_names(), dict[int, str]()
+    known, found = set(region_names().values()), dict[int, str]()
     for column in map(str, frame.columns):
         numbered = NUMBERED.fullmatch(column)
-        spoken = column.lower().strip()
-        index = int(numbered[1]) if numbered else names.get(spoken, names.get(_plain(spoken)))
+        index = int(numbered[1]) if numbered else index_of(column)
         if index is None and column.lower() in ICV_NAMES:
             index = ICV
         if index is None:
@@ -186,16 +155,11 @@ def _volume_columns(path: Path, frame: pd.DataFrame, icv: bool = True) -> dict[i
         if index in found:
             raise UsageError(f"{path}: columns {found[index]!r} and {column!r} are the same region; keep one")
         found[index] = column
-    if not set(found) & set(names.values()):
+    if not set(found) & known:
         raise UsageError(f"{path}: has no column of MUSE volumes (MUSE_47, DL_MUSE_Volume_47, 47 or names); add them")
     if icv and ICV not in found:
         raise UsageError(f"{path}: has no intracranial volume (MUSE_702, DL_MUSE_Volume_702, 702 or ICV); add it")
     return found
-
-
-def _plain(name: str) -> str:
-    """A name without ``h_``, with single spaces for what stands between words."""
-    return re.sub(r"[\s._]+", " ", name.removeprefix("h_")).strip()
 
 
 def _people(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bids_brainage.bids.roi_tables import ICV, RoiTable, load, read, region_names
+from bids_brainage.bids.region_names import region_names
+from bids_brainage.bids.roi_tables import ICV, RoiTable, load, read
 from bids_brainage.cohort.people import People
 from bids_brainage.cohort.tables import people_of
 from bids_brainage.core.errors import UsageError

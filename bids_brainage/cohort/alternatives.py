@@ -300,15 +300,3 @@ def _offsets(y: Array, x: Array, stratum: NDArray[np.str_]) -> dict[str, Array]:
     names = enough(stratum)
     design = np.column_stack([*(stratum == name for name in names), x]).astype(float)
     return dict(zip(names, np.linalg.lstsq(design, y)[0], strict=False))
-
-
-GENERATORS: dict[str, Fit] = {"copula": fit_copula, "mixture": fit_mixture}
-
-
-def settled(name: str, people: People, rng: np.random.Generator) -> Fit:
-    """A generator of :data:`GENERATORS` whose choices are made once, by all ``people``: for many refits."""
-    if name == "copula":
-        copula = choose_copula(people, rng)
-        return lambda some, again: fit_copula(some, again, copula)
-    mixture = choose_mixture(people, rng)
-    return lambda some, again: fit_mixture(some, again, mixture)

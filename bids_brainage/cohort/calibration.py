@@ -20,15 +20,20 @@ def held_out_z(people: People, fit: Fit, rng: np.random.Generator, *, folds: int
     """Scores of each volume of each person against draws of a generator that did not see the person, (n, regions).
 
     z = (v - mean) / SD of ``draws`` synthetic people of exactly the person's age and categories; the SD of z is 1 for
-    a right generator, but for sqrt((1 + 1 / draws) (draws - 1) / (draws - 3)), which is taken out.
+    a right generator, but for sqrt((1 + 1 / draws) (draws - 1) / (draws - 3)), which is taken out. ``nan`` of people
+    who are older or younger than all of their category in the generator's part: kernels do not reach there, and all
+    generators are judged on the same people.
     """
     from sklearn.model_selection import StratifiedKFold
 
     splits = StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
-    z = np.empty_like(people.volumes)
-    for train, test in splits.split(people.age, strata(people.categories, len(people))):
+    z, stratum = np.full_like(people.volumes, np.nan), strata(people.categories, len(people))
+    for train, test in splits.split(people.age, stratum):
         generator = fit(people.take(train), rng)
         for i in test.tolist():
+            alike = people.age[train[stratum[train] == stratum[i]]]
+            if not alike.min() <= people.age[i] <= alike.max():
+                continue
             z[i] = _one(people, i, generator.at, rng, draws)
     return z / np.sqrt((1 + 1 / draws) * (draws - 1) / (draws - 3))
 
@@ -60,7 +65,7 @@ def calibration(z: Array, age: Array) -> pd.DataFrame:
         rows.append(
             {
                 "ages": f"{years.min():.0f}-{years.max():.0f}",
-                "n": int(chosen.sum()),
+                "n": int(np.isfinite(some).any(axis=1).sum()),
                 "mean": float(np.nanmean(some)),
                 "sd": float(np.nanmean(np.nanstd(some, axis=0, ddof=1))),
                 "beyond": float(np.mean(np.abs(some[np.isfinite(some)]) > BEYOND)),

@@ -220,7 +220,9 @@ def read(bundle: Bundle) -> GenMIND:
     """
     card = bundle.card
     if card["architecture"] != ARCHITECTURE:
-        raise BundleError(f"{bundle.folder}: is no {ARCHITECTURE} bundle; give one that `brainage genmind fit` wrote")
+        raise BundleError(
+            f"{bundle.folder}: is no {ARCHITECTURE} bundle; give one that `brainage genmind fit` or `import` wrote"
+        )
     try:
         with np.load(bundle.file(ARRAYS), allow_pickle=False) as stored:
             densities = {

@@ -122,7 +122,7 @@ def membership(
     collected: dict[tuple[int, str], list[Scored]] = {}
     attacked = np.sort(rng.permutation(len(real))[:MOST_ATTACKED])
     for _ in range(halves):
-        member = _half(real, rng)
+        member = half(real, rng)
         members = real.take(member)
         generator = fit(members, rng)
         for n in rows:
@@ -180,7 +180,7 @@ def verdict(upper: float) -> str:
     )
 
 
-def _half(real: People, rng: np.random.Generator) -> NDArray[np.bool_]:
+def half(real: People, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Who is in a random half with equal shares of each category, shape (n,)."""
     stratum, member = strata(real.categories, len(real)), np.zeros(len(real), dtype=bool)
     for name in np.unique(stratum):

@@ -19,9 +19,9 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_brainage.bids.region_names import index_of
 from bids_brainage.bids.roi_tables import load as load_table
 from bids_brainage.cohort.people import People
-from bids_brainage.cohort.region_names import index_of
 from bids_brainage.cohort.unpickle import Made, NotPlainError, array, number, pickled
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Sex

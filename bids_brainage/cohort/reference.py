@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from bids_brainage.cohort import genmind
-from bids_brainage.cohort.genmind import GenMIND
+from bids_brainage.cohort.genmind import ARCHITECTURE, GenMIND
+from bids_brainage.cohort.store import read_generator
 from bids_brainage.core.bundle import CARD, Bundle
 from bids_brainage.core.errors import BundleError
 from bids_brainage.models.registry import REFERENCE, find, first, verified
 
 AUTO = "auto"
-READERS: Mapping[str, Callable[[Bundle], GenMIND]] = {genmind.ARCHITECTURE: genmind.read}
-"""By architecture: bundles that people can be drawn from."""
 
 
 def reference(name: str, dirs: Sequence[Path]) -> tuple[Bundle, GenMIND]:
@@ -22,7 +20,7 @@ def reference(name: str, dirs: Sequence[Path]) -> tuple[Bundle, GenMIND]:
     Parameters
     ----------
     name : str
-        Its name, its folder, or ``auto``: the first bundle of the role ``reference`` that people can be drawn from.
+        Its name, its folder, or ``auto``: the first bundle of the role ``reference`` that ``brainage genmind fit`` wrote or that ships.
     dirs : sequence of Path
         Folders of bundles, see :func:`bids_brainage.models.registry.search_path`.
 
@@ -37,11 +35,11 @@ def reference(name: str, dirs: Sequence[Path]) -> tuple[Bundle, GenMIND]:
         bundle = verified(Path(name))
     else:
         bundle = find(name, dirs)
-    return bundle, READERS.get(str(bundle.card["architecture"]), genmind.read)(bundle)
+    return bundle, read_generator(bundle)
 
 
 def _first(dirs: Sequence[Path]) -> Bundle:
-    found = first(REFERENCE, READERS, dirs)
+    found = first(REFERENCE, (ARCHITECTURE,), dirs)
     if found is None:
         looked = ", ".join(map(str, dirs))
         raise BundleError(

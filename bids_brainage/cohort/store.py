@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_brainage.cohort import genmind
+from bids_brainage.cohort.density import Density
 from bids_brainage.cohort.gam import Spline
+from bids_brainage.cohort.genmind import GenMIND
 from bids_brainage.cohort.harmonize import Harmonisation
 from bids_brainage.cohort.people import People
 from bids_brainage.cohort.published import PublishedCategory
@@ -120,6 +123,35 @@ def load_published(folder: Path) -> tuple[tuple[PublishedCategory, ...], People 
         return found, People(tuple(told["who"]), arrays["dataset/age"], categories, *volumes)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{folder}: not imported densities ({error!r}); import them again") from None
+
+
+def read_generator(found: Bundle) -> GenMIND:
+    """The model of a bundle that ``brainage genmind fit`` or ``import`` wrote.
+
+    Raises
+    ------
+    BundleError
+        Where it is another one, is damaged, or holds a dataset and no densities.
+    """
+    if found.card["architecture"] != PUBLISHED:
+        return genmind.read(found)
+    categories, _ = load_published(found.folder)
+    if not categories:
+        raise BundleError(f"{found.folder}: holds people and no densities; import kde_RACE_SEX.npz to draw from")
+    return generator_of(categories)
+
+
+def generator_of(categories: Sequence[PublishedCategory]) -> GenMIND:
+    """Imported densities as a model with the published kernel; its regions in the order of their indices."""
+    indices = tuple(sorted(categories[0].indices))
+    densities: dict[genmind.Key, Density] = {}
+    for c in categories:
+        order = [*(c.indices.index(index) for index in indices), len(indices)]
+        centres, mean, scale = c.centres[:, order], c.mean[order], c.scale[order]
+        least = (centres * scale + mean).min(axis=0)
+        shape = np.eye(len(order))
+        densities[c.sex, c.race] = Density(centres, mean, scale, least, c.bandwidth, "published", shape)
+    return GenMIND(("sex", "race"), indices, densities)
 
 
 def _category(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PublishedCategory:

@@ -100,6 +100,13 @@ def correlations(real: People, synthetic: People, rng: np.random.Generator, halv
     return Correlations(between[0], between[1], means[0] / means[1], means[0], means[1], worst)
 
 
+def correlation_distance(one: People, other: People) -> float:
+    """Root mean square difference of the correlations of all pairs of volumes, ICV and age, within categories."""
+    a, b = (_correlation(standardised(some, some)[0]) for some in (one, other))
+    upper = np.triu_indices(len(a), 1)
+    return float(np.sqrt(np.mean((a - b)[upper] ** 2)))
+
+
 def _correlation(z: Array) -> Array:
     """Correlations of columns; 0 with a column that does not vary."""
     sd = z.std(axis=0)

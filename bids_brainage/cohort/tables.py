@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_brainage.bids import roi_tables
-from bids_brainage.bids.roi_tables import ICV, RoiTable, check_share, region_labels, region_names
+from bids_brainage.bids.region_names import region_labels, region_names
+from bids_brainage.bids.roi_tables import ICV, RoiTable, check_share
 from bids_brainage.bids.tables import is_missing
 from bids_brainage.cohort.people import People
 from bids_brainage.core.errors import UsageError

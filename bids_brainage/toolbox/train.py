@@ -157,6 +157,43 @@ def run_normative(args: argparse.Namespace) -> int:
     return _report(fit(args.female, args.male, judged=args.judge, same_heads=args.same_heads, out=args.out))
 
 
+def _reference(recipes: Any) -> None:
+    """Synthetic reference people on the scale of published centiles, as densities to draw and match from."""
+    recipe = recipes.add_parser("reference", help="synthetic reference people", description=_reference.__doc__)
+    files = {
+        "--table": "TSV of healthy people at 1 mm, as --table of roi",
+        "--coarse-table": "TSV of other people, segmented at 2 mm",
+        "--same-heads": "TSV of some of the people of --table, segmented at 2 mm",
+        "--female": "TSV of published centiles of women, as --female of normative",
+        "--male": "the same of men",
+    }
+    for name, text in files.items():
+        recipe.add_argument(name, type=Path, required=True, metavar="FILE", help=text)
+    recipe.add_argument("--n", type=int, default=1500, metavar="N", help="people of each sex (default: %(default)s)")
+    recipe.add_argument("--halves", type=int, default=20, metavar="N", help="that judge (default: %(default)s)")
+    recipe.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is random (default: 0)")
+    recipe.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="new folder; its name is the model's")
+    recipe.set_defaults(run=run_reference)
+
+
+def run_reference(args: argparse.Namespace) -> int:
+    """Make the reference and print what its card says of people who were left out."""
+    from bids_brainage.training.reference import fit
+
+    bundle = fit(
+        args.table,
+        args.coarse_table,
+        args.same_heads,
+        female=args.female,
+        male=args.male,
+        out=args.out,
+        n=args.n,
+        halves=args.halves,
+        seed=args.seed,
+    )
+    return _report(bundle)
+
+
 def _local(recipes: Any) -> None:
     """An age at each voxel, from modulated tissue maps; the same command goes on with a run that was stopped."""
     recipe = recipes.add_parser("local", help="an age at each voxel, from tissue maps", description=_local.__doc__)
@@ -228,4 +265,4 @@ def _report(bundle: Bundle) -> int:
     return 0
 
 
-RECIPES = (_roi, _atlas, _segment, _local, _normative)
+RECIPES = (_roi, _atlas, _segment, _local, _normative, _reference)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import copy, read_json, sha256
-from bids_brainage.training.muse import Cohort
+from bids_brainage.training.muse import Cohort, failed
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LIBRARIES = ("numpy", "scipy", "scikit-learn")
@@ -36,6 +36,16 @@ def provenance(path: Path) -> dict[str, Any]:
     digest = sha256(path)
     known = (entry for entry in read_json(DATA / "sources.json").values() if entry["sha256"] == digest)
     return {"file": path.name, **next(known, {"sha256": digest, "title": path.stem, "licence": UNSTATED})}
+
+
+def left_out(coarse_table: Path | None) -> dict[str, str]:
+    """Who of a table at 2 mm does not train, and why."""
+    if coarse_table is None:
+        return {}
+    judging = provenance(coarse_table).get("judging_heads", [])
+    return dict.fromkeys(judging, "judges the app") | dict.fromkeys(
+        failed(coarse_table), "many empty regions: the segmentation failed"
+    )
 
 
 def free(out: Path) -> Path:

@@ -130,6 +130,25 @@ def fit_region(published: FloatArray, ages: FloatArray) -> Coefficients:
     return Coefficients(*(_short(part) for part in np.split(best.x, cuts)))
 
 
+def in_common(published: Mapping[str, Published]) -> dict[str, Published]:
+    """The regions and ages that both sexes have.
+
+    Raises
+    ------
+    UsageError
+        Where they are too few for curves.
+    """
+    women, men = (published[sex] for sex in SEXES)
+    indices = tuple(index for index in women.indices if index in men.indices)
+    ages = np.intersect1d(women.ages, men.ages)
+    if not indices or len(ages) <= max(DEGREES.values()):
+        raise UsageError("the two tables share too few regions or ages; give the tables of women and men of one source")
+    return {
+        sex: Published(indices, ages, part.volumes[np.ix_(np.isin(part.indices, indices), np.isin(part.ages, ages))])
+        for sex, part in published.items()
+    }
+
+
 @one_thread
 def fit_curves(published: Mapping[str, Published]) -> tuple[Curves, FloatArray, dict[str, FloatArray]]:
     """Curves of every region that both sexes have, over the ages that both have, and what they were fitted to.
@@ -142,15 +161,9 @@ def fit_curves(published: Mapping[str, Published]) -> tuple[Curves, FloatArray, 
     volumes : dict
         Published volumes of each sex in mm^3, shape (k, n_ages, 5), of these regions and ages.
     """
-    women, men = (published[sex] for sex in SEXES)
-    indices = tuple(index for index in women.indices if index in men.indices)
-    ages = np.intersect1d(women.ages, men.ages)
-    if not indices or len(ages) <= max(DEGREES.values()):
-        raise UsageError("the two tables share too few regions or ages; give the tables of women and men of one source")
-    volumes = {
-        sex: part.volumes[np.ix_(np.isin(part.indices, indices), np.isin(part.ages, ages))]
-        for sex, part in published.items()
-    }
+    alike = in_common(published)
+    indices, ages, _ = alike["F"]
+    volumes = {sex: part.volumes for sex, part in alike.items()}
     found = [[fit_region(region, ages) for region in volumes[sex]] for sex in SEXES]
     m, s, power = (np.array([[getattr(region, name) for region in sex] for sex in found]) for name in PARTS)
     return Curves(indices, m, s, power, float(ages[0]), float(ages[-1])), ages, volumes

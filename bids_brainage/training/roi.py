@@ -21,7 +21,7 @@ from bids_brainage.models.base import LocalConformal, conformal_half_width
 from bids_brainage.models.roi import FEATURE_COLUMNS, FEATURES, ICV, RESIDUALS, SCALE_1MM, Conversion
 from bids_brainage.training import card, evidence
 from bids_brainage.training.measurement import MeasurementError, read_error
-from bids_brainage.training.muse import LOG_OFFSET, Cohort, Table, failed, read_cohort
+from bids_brainage.training.muse import LOG_OFFSET, Cohort, Table, read_cohort
 from bids_brainage.training.regressors import NoisyRidge, folds, one_thread, search
 
 FloatArray = NDArray[np.float64]
@@ -144,7 +144,7 @@ def fit(
         judged=judged,
         compared=compare,
         seed=seed,
-        left_out=_left_out(coarse_table),
+        left_out=card.left_out(coarse_table),
     )
     return _make(made, read_cohort(table, coarse_table, same_heads, list(made.left_out)), out)
 
@@ -174,16 +174,6 @@ def age_range(age: FloatArray) -> tuple[float, float]:
     """Between the tenth youngest and the tenth oldest: further out, fewer than ten people say how ages look."""
     ordered = np.sort(age)
     return float(ordered[FEWEST_BEYOND - 1]), float(ordered[-FEWEST_BEYOND])
-
-
-def _left_out(coarse_table: Path | None) -> dict[str, str]:
-    """Who of a table at 2 mm does not train, and why."""
-    if coarse_table is None:
-        return {}
-    judging = card.provenance(coarse_table).get("judging_heads", [])
-    return dict.fromkeys(judging, "judges the app") | dict.fromkeys(
-        failed(coarse_table), "many empty regions: the segmentation failed"
-    )
 
 
 def _arguments(best: NoisyRidge, found: HeldOut, conversion: Conversion | None) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_brainage.bids import roi_tables
+from bids_brainage.bids import region_names, roi_tables
 from bids_brainage.cohort import density, genmind
 from bids_brainage.cohort.tables import people_of
 from bids_brainage.core.bundle import load
 from bids_brainage.core.errors import BundleError
 from bids_brainage.toolbox import main
 
-LABELS = roi_tables.region_labels()
+LABELS = region_names.region_labels()
 
 
 def table(n=80, seed=0, names="muse", low=45, high=75):
@@ -167,7 +167,7 @@ def test_a_sample_that_cannot_be_is_refused(tmp_path, capsys, monkeypatch, optio
 
 def test_every_region_has_one_released_name():
     assert len(LABELS) == len(set(LABELS.values())) == 145
-    assert set(LABELS) == set(roi_tables.region_names().values())
+    assert set(LABELS) == set(region_names.region_names().values())
     assert LABELS[4] == "3rd Ventricle"
     assert LABELS[23] == "Right Accumbens Area"
     assert LABELS[163] == "Left OpIFG opercular part of the inferior frontal gyrus"

@@ -6,6 +6,7 @@ import pickles
 import pytest
 
 from bids_brainage.cohort import store
+from bids_brainage.core import bundle
 from bids_brainage.image.muse import regions
 from bids_brainage.toolbox import main
 
@@ -108,6 +109,40 @@ def test_released_files_become_a_bundle(tmp_path, capsys):
     assert people.categories["race"].tolist() == ["Asian"] * 40
     assert main(["genmind", "import", str(path), "--out", str(tmp_path / "made")]) == 2
     one_line(capsys, "is there already")
+
+
+def test_imported_densities_are_drawn_from_and_matched(tmp_path, capsys):
+    values = pickles.people(200)
+    other = pickles.contents(values[:, [*range(144, -1, -1), 145]], [*pickles.COLUMNS[144::-1], "Age"])
+    for name, content in (("black_male", other), ("white_female", pickles.contents(values))):
+        pickles.write(tmp_path, content, f"kde_{name}.npz")
+    made = tmp_path / "made"
+    assert main(["genmind", "import", str(tmp_path), "--out", str(made)]) == 0
+    model = store.read_generator(bundle.load(made))
+    assert model.by == ("sex", "race")
+    for found in model.densities.values():
+        assert (found.kernel, found.bandwidth) == ("published", pickles.BANDWIDTH)
+        np.testing.assert_allclose(found.centres * found.scale + found.mean, values)
+        np.testing.assert_allclose(found.least, values.min(axis=0))
+    drawn = tmp_path / "drawn.tsv"
+    assert main(["genmind", "sample", str(made), "--n", "2000", "--out", str(drawn)]) == 0
+    frame = pd.read_csv(drawn, sep="\t")
+    assert set(zip(frame["sex"], frame["race"], strict=True)) == {("F", "White"), ("M", "Black")}
+    spread = frame.filter(like="MUSE_").std().to_numpy() / values[:, :-1].std(axis=0)
+    assert spread.mean() == pytest.approx(np.sqrt(1 + pickles.BANDWIDTH**2), abs=0.01)
+    study = tmp_path / "study.tsv"
+    frame.query("50 <= age <= 80").head(3).to_csv(study, sep="\t", index=False)
+    assert main(["genmind", "match", str(made), str(study), "--out", str(tmp_path / "m")]) == 0
+    assert len(pd.read_csv(tmp_path / "m" / "z.tsv", sep="\t")) == 3
+
+
+def test_an_imported_dataset_alone_is_no_model(tmp_path, capsys):
+    frame = pd.DataFrame(pickles.people(4)[:, :-1], columns=[region.name for region in regions()])
+    own = {"SampleID": list("abcd"), "Sex": "F", "Race": "Asian", "Age": 50.0}
+    pd.concat([pd.DataFrame(own), frame], axis=1).to_csv(tmp_path / "genmind_dataset.csv", index=False)
+    assert main(["genmind", "import", str(tmp_path), "--out", str(tmp_path / "made")]) == 0
+    assert main(["genmind", "sample", str(tmp_path / "made"), "--out", str(tmp_path / "s.tsv")]) == 2
+    one_line(capsys, "holds people and no densities")
 
 
 def test_what_cannot_be_imported_leaves_nothing(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bids_brainage.bids import roi_tables
+from bids_brainage.bids import region_names, roi_tables
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.core.errors import UsageError
 from bids_brainage.models.base import load_model
@@ -18,7 +18,7 @@ from bids_brainage.workflows.predict import COLUMNS
 
 MODEL = load_model(find("roi", [PACKAGED]))
 INDICES = (702, *MODEL.indices)
-NAMES = {index: name for name, index in roi_tables.region_names().items()}
+NAMES = {index: name for name, index in region_names.region_names().items()}
 
 
 def people(n=4, seed=0):

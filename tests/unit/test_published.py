@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
 
+from bids_brainage.bids.region_names import index_of, region_labels
 from bids_brainage.cohort import published, unpickle
-from bids_brainage.cohort.region_names import index_of
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.image.muse import regions
 
@@ -342,6 +342,12 @@ def test_every_region_is_known_by_its_own_name():
     for region in regions():
         assert index_of(region.name) == region.number
         assert index_of(f"H_{region.name}") == region.number
+        assert index_of(region.name.lower()) == region.number
+
+
+def test_every_region_is_known_by_its_label_in_any_case():
+    for index, label in region_labels().items():
+        assert {index_of(label), index_of(label.lower()), index_of(f"h_{label.replace(' ', '_')}")} == {index}
 
 
 def dataset(n: int = 6) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bids_brainage.toolbox.genmind.model import add_model
+
 if TYPE_CHECKING:
     from bids_brainage.cohort.genmind import GenMIND
     from bids_brainage.cohort.matching import Balance, Scores
@@ -17,13 +19,12 @@ if TYPE_CHECKING:
 def add_parser(actions: Any) -> None:
     """Add the action."""
     made = actions.add_parser("match", help="controls of people, and their z-scores", description=__doc__)
-    made.add_argument("model", metavar="MODEL", help="a genmind bundle: its name or folder")
+    add_model(made)
     made.add_argument("table", type=Path, metavar="TABLE", help="TSV, CSV or parquet of the people's MUSE volumes")
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder of the tables")
     made.add_argument("--k", type=int, default=50, metavar="N", help="controls a person (default: %(default)s)")
     made.add_argument("--on-icv", action="store_true", help="match on intracranial volume too; wants a model with it")
     made.add_argument("--write-controls", action="store_true", help="write the controls themselves")
-    made.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with further bundles")
     made.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same controls (default: 0)")
     made.set_defaults(run=run)
 

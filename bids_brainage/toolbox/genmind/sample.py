@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bids_brainage.toolbox.genmind.model import add_model
+
 
 def add_parser(actions: Any) -> None:
     """Add the action."""
     made = actions.add_parser("sample", help="draw synthetic people", description=__doc__)
-    made.add_argument("model", metavar="MODEL", help="a genmind bundle: its name or folder")
+    add_model(made)
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help=".tsv, .csv or .parquet")
     made.add_argument("--n", type=int, default=18000, metavar="N", help="people, as many of each category as of others")
     made.add_argument(
@@ -23,7 +25,6 @@ def add_parser(actions: Any) -> None:
         default="muse",
         help="columns MUSE_47 ..., or as the published data set has them (default: %(default)s)",
     )
-    made.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with further bundles")
     made.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same people (default: %(default)s)")
     made.set_defaults(run=run)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bids_brainage.cohort.people import People
     from bids_brainage.cohort.validation import Patients
 
-REFIT = ("copula", "mixture")
+REFIT = ("shrunken-kernel", "published-kernel", "copula", "mixture", "mixture-independent")
 
 
 def add_parser(actions: Any) -> None:
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from bids_brainage.cohort.alike import read_alike
-    from bids_brainage.cohort.alternatives import settled
     from bids_brainage.cohort.fidelity import xgboost
+    from bids_brainage.cohort.generators import settled
     from bids_brainage.cohort.validation import validate
     from bids_brainage.reports.fidelity import write
 

@@ -1,15 +1,18 @@
-"""Which MUSE region a column of the published files is, by whatever of its names it bears."""
+"""Names of MUSE regions, and which region a column of a table is, by whatever of its names it bears."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from functools import cache
+from importlib.resources import files
+from io import StringIO
 
-from bids_brainage.bids.roi_tables import NUMBERED
-from bids_brainage.image.muse import regions
+import pandas as pd
 
-HARMONISED = re.compile(r"^H_")
+NUMBERED = re.compile(r"(?:MUSE_(?:Volume_)?|DL_MUSE_Volume_|DLMUSE_|H_MUSE_Volume_|ROI_)?(\d+)", re.IGNORECASE)
+
+HARMONISED = re.compile(r"^H_", re.IGNORECASE)
 BETWEEN = re.compile(r"[^A-Za-z0-9]+")
 SHORT = re.compile(r"[A-Z][A-Za-z]{1,4}")
 SIDES = {"right": "r", "left": "l", "r": "r", "l": "l"}
@@ -24,6 +27,22 @@ SAME = {
 }
 
 
+def region_names() -> dict[str, int]:
+    """MUSE index of each region by its name."""
+    return {name: index for index, name in _named("muse_rois.tsv", "name").items()}
+
+
+def region_labels() -> dict[int, str]:
+    """Name of each region in released tables, by MUSE index, in the order of the indices."""
+    return _named("muse_labels.tsv", "label")
+
+
+def _named(table: str, column: str) -> dict[int, str]:
+    text = (files("bids_brainage") / "data" / table).read_text("utf-8")
+    frame = pd.read_csv(StringIO(text), sep="\t")
+    return {int(index): str(name) for index, name in zip(frame["index"], frame[column], strict=True)}
+
+
 def index_of(name: str, other_names: Mapping[str, str] | None = None) -> int | None:
     """MUSE index of a region; ``None`` where no region is called so.
 
@@ -31,7 +50,7 @@ def index_of(name: str, other_names: Mapping[str, str] | None = None) -> int | N
     ----------
     name : str
         ``H_MUSE_Volume_47``, ``MUSE_47``, ``47``, ``Hippocampus_R``, ``Right Hippocampus``, ``Right AIns anterior
-        insula``, ``frontal lobe WM right`` or the like, with or without ``H_`` before it.
+        insula``, ``frontal lobe WM right`` or the like, in any case, with or without ``H_`` before it.
     other_names : mapping, optional
         Another name by name, or the other way round, e.g. that of the published ``col_dict``.
     """
@@ -56,9 +75,10 @@ def _index(name: str) -> int | None:
 
 @cache
 def _by_key() -> dict[str, int]:
-    """Index of each region by its side and its words run together."""
-    parts = {region.number: _parts(region.name) for region in regions()}
-    return {side + _key(words): index for index, (side, words) in parts.items()}
+    """Index of each region by its side and its words run together, of its name and of its label."""
+    labelled = [(label, index) for index, label in region_labels().items()]
+    parts = [(_parts(name), index) for name, index in (*labelled, *region_names().items())]
+    return {side + _key(words): index for (side, words), index in parts}
 
 
 def _parts(name: str) -> tuple[str, list[str]]:
