@@ -1,0 +1,88 @@
+"""The image runs both levels under the narrowest rights, asks nobody outside, and gives the stored results."""
+
+import re
+import shutil
+
+import pytest
+
+from bids_brainage.core.files import read_json
+from bids_brainage.toolbox import selftest
+from tests.container.conftest import USER, VERSION
+from tests.e2e.conftest import tree
+
+pytestmark = [pytest.mark.container, pytest.mark.slow]
+OUTWARD = re.compile(r"connect\(\d+, \{sa_family=AF_INET6?,.*")
+
+
+@pytest.fixture(scope="session")
+def folders(heads, tmp_path_factory):
+    """Dataset, output and work folder; the last two belong to the user of the container."""
+    made = {heads: "/data:ro"}
+    for name, where in (("out", "/out"), ("work", "/scratch")):
+        made[tmp_path_factory.mktemp(name)] = where
+    for folder in list(made)[1:]:
+        folder.chmod(0o777)
+    for above in heads.parents:  # pytest's own folders are closed to others
+        if above.name.startswith("pytest"):
+            above.chmod(0o755)
+    return made
+
+
+@pytest.fixture(scope="session")
+def participant(image, heads, folders, tmp_path_factory):
+    """The participant level on two heads; what it connected to lies in ``trace`` where strace can see it."""
+    before = tree(heads)
+    local = shutil.which("strace") and "docker" not in image.run  # docker's containers are not its client's children
+    trace = tmp_path_factory.mktemp("trace") / "connect.log" if local else None
+    done = image("/data", "/out", "participant", mounts=folders, trace=trace)
+    assert tree(heads) == before
+    assert done.returncode == 0, done.stderr
+    return done, trace
+
+
+def test_the_version_is_that_of_the_project(image):
+    done = image("--version", mounts={})
+    assert done.stdout.strip() == f"bids-brainage {VERSION}", done.stderr
+
+
+def test_the_ages_are_the_stored_ones(participant, heads, folders):
+    out = list(folders)[1]
+    found = {stem: selftest.results(heads, out, stem) for stem in selftest.stored()}
+    assert [one for one in selftest.compare(selftest.stored(), found) if one.share > 1] == []
+
+
+def test_nothing_outside_is_asked(participant):
+    _, trace = participant
+    if trace is None:
+        pytest.skip("no strace, or an engine whose containers it cannot see")
+    seen = trace.read_text(encoding="utf-8", errors="replace")
+    assert "AF_UNIX" in seen  # the trace did see the calls
+    assert [call for call in OUTWARD.findall(seen) if "127.0.0.1" not in call and "::1" not in call] == []
+
+
+def test_the_group_level_reads_it_and_the_files_belong_to_the_user(image, participant, folders):
+    done = image("/data", "/out", "group", mounts=folders)
+    assert done.returncode == 0, done.stderr
+    out = list(folders)[1]
+    assert (out / "group_scans.tsv").is_file()
+    assert {f"{path.stat().st_uid}:{path.stat().st_gid}" for path in out.rglob("*")} == {USER}
+    (made, *_) = read_json(out / "dataset_description.json")["GeneratedBy"]
+    assert made["Container"] == {"Type": "docker", "Tag": image.name}
+
+
+def test_the_toolbox_is_inside_and_its_bundles_are_whole(image):
+    done = image("models", "verify", mounts={}, entry="brainage")
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_work_folder_one_line_says_so(image, heads):
+    done = image("/data", "/tmp/out", "participant", mounts={heads: "/data:ro"})  # noqa: S108 - in the container
+    assert done.returncode == 2
+    assert "give another with -w" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_no_file_of_the_app_can_be_changed_by_the_user(image):
+    code = "import os, bids_brainage as b; print(os.access(os.path.dirname(b.__file__), os.W_OK))"
+    done = image("-c", code, mounts={}, entry="python")
+    assert done.stdout.strip() == "False", done.stderr
