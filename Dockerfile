@@ -22,8 +22,7 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY bids_brainage bids_brainage
 RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist .
 
-FROM ${BASE}
-COPY --from=dependencies /opt/bids-brainage /opt/bids-brainage
+FROM dependencies
 ARG IMAGE=bids-brainage:local
 # container.json is how the app knows what to write into GeneratedBy of its dataset_description.json.
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \

@@ -71,3 +71,10 @@ def heads(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("heads") / "bids"
     selftest.write_heads(folder)
     return folder
+
+
+def unlike_stored(heads: Path, out: Path) -> list[selftest.Difference]:
+    """What of golden1's results is further from the stored ones than their tolerance."""
+    stem = "sub-golden1"
+    differences = selftest.compare({stem: selftest.stored()[stem]}, {stem: selftest.results(heads, out, stem)})
+    return [one for one in differences if one.share > 1]

@@ -1,16 +1,17 @@
 """The image runs both levels under the narrowest rights, asks nobody outside, and gives the stored results."""
 
+import os
 import re
 import shutil
 
 import pytest
 
 from bids_brainage.core.files import read_json
-from bids_brainage.toolbox import selftest
-from tests.container.conftest import USER, VERSION
+from tests.container.conftest import VERSION, unlike_stored
 from tests.e2e.conftest import tree
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
+ONE = ("--participant-label", "golden1")
 OUTWARD = re.compile(r"connect\(\d+, \{sa_family=AF_INET6?,.*")
 
 
@@ -22,19 +23,16 @@ def folders(heads, tmp_path_factory):
         made[tmp_path_factory.mktemp(name)] = where
     for folder in list(made)[1:]:
         folder.chmod(0o777)
-    for above in heads.parents:  # pytest's own folders are closed to others
-        if above.name.startswith("pytest"):
-            above.chmod(0o755)
     return made
 
 
 @pytest.fixture(scope="session")
 def participant(image, heads, folders, tmp_path_factory):
-    """The participant level on two heads; what it connected to lies in ``trace`` where strace can see it."""
+    """The participant level on one head; what it connected to lies in ``trace`` where strace can see it."""
     before = tree(heads)
     local = shutil.which("strace") and "docker" not in image.run  # docker's containers are not its client's children
     trace = tmp_path_factory.mktemp("trace") / "connect.log" if local else None
-    done = image("/data", "/out", "participant", mounts=folders, trace=trace)
+    done = image("/data", "/out", "participant", *ONE, mounts=folders, trace=trace)
     assert tree(heads) == before
     assert done.returncode == 0, done.stderr
     return done, trace
@@ -47,8 +45,7 @@ def test_the_version_is_that_of_the_project(image):
 
 def test_the_ages_are_the_stored_ones(participant, heads, folders):
     out = list(folders)[1]
-    found = {stem: selftest.results(heads, out, stem) for stem in selftest.stored()}
-    assert [one for one in selftest.compare(selftest.stored(), found) if one.share > 1] == []
+    assert unlike_stored(heads, out) == []
 
 
 def test_nothing_outside_is_asked(participant):
@@ -65,7 +62,8 @@ def test_the_group_level_reads_it_and_the_files_belong_to_the_user(image, partic
     assert done.returncode == 0, done.stderr
     out = list(folders)[1]
     assert (out / "group_scans.tsv").is_file()
-    assert {f"{path.stat().st_uid}:{path.stat().st_gid}" for path in out.rglob("*")} == {USER}
+    (owner,) = {path.stat().st_uid for path in out.rglob("*")}
+    assert owner != os.getuid()  # 1234, or what rootless Podman maps it to
     (made, *_) = read_json(out / "dataset_description.json")["GeneratedBy"]
     assert made["Container"] == {"Type": "docker", "Tag": image.name}
 
