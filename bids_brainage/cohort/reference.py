@@ -20,7 +20,7 @@ def reference(name: str, dirs: Sequence[Path]) -> tuple[Bundle, GenMIND]:
     Parameters
     ----------
     name : str
-        Its name, its folder, or ``auto``: the first bundle of the role ``reference`` that ``brainage genmind fit`` wrote or that ships.
+        Its name, its folder, or ``auto``: the first reference that ``brainage genmind fit`` wrote or that ships.
     dirs : sequence of Path
         Folders of bundles, see :func:`bids_brainage.models.registry.search_path`.
 

@@ -68,22 +68,28 @@ def stored() -> dict[str, dict[str, float]]:
 
 
 def through_the_app(folder: Path) -> dict[str, dict[str, float]]:
-    """Two simulated heads, a woman of 50 and a man of 75, through the participant level; their results by scan."""
-    from bids_brainage.simulate.cohort import Person, Visit, write_scans
-
+    """Two simulated heads through the participant level; their results by scan."""
     bids, out = folder / "bids", folder / "derivatives"
     if bids.exists() or out.exists():
         raise UsageError(f"{folder}: holds another run; give an empty folder")
+    stems = write_heads(bids)
+    argv = [sys.executable, "-m", "bids_brainage.cli", bids, out, "participant", "--work-dir", folder / "work"]
+    code = subprocess.run([str(word) for word in argv], check=False).returncode
+    if code:
+        raise BrainAgeError(f"the app stopped with exit code {code}; its messages are above")
+    return {stem: results(bids, out, stem) for stem in stems}
+
+
+def write_heads(bids: Path) -> list[str]:
+    """Write the dataset behind the stored results, a woman of 50 and a man of 75; returns the stems of the scans."""
+    from bids_brainage.simulate.cohort import Person, Visit, write_scans
+
     visits = [
         Visit(Person("golden1", "F", seed=SEED), 50.0, seed=SEED),
         Visit(Person("golden2", "M", seed=SEED + 1), 75.0, seed=SEED + 1),
     ]
     write_scans(bids, visits, seed=SEED)
-    argv = [sys.executable, "-m", "bids_brainage.cli", bids, out, "participant", "--work-dir", folder / "work"]
-    code = subprocess.run([str(word) for word in argv], check=False).returncode
-    if code:
-        raise BrainAgeError(f"the app stopped with exit code {code}; its messages are above")
-    return {visit.stem: results(bids, out, visit.stem) for visit in visits}
+    return [visit.stem for visit in visits]
 
 
 def results(bids: Path, out: Path, stem: str) -> dict[str, float]:

@@ -188,7 +188,7 @@ def fit(
     made = make(people, published, n, np.random.default_rng(seed))
     metrics = _misses(made, published, seed) | judge(people, published, n, np.random.default_rng([seed, 2]), halves)
     paths = dict(zip(OPTIONS, (table, coarse_table, same_heads, female, male), strict=True))
-    numbers = {"--n": n, "--halves": halves, "--seed": seed, "--out": out.name}
+    numbers: dict[str, int | str] = {"--n": n, "--halves": halves, "--seed": seed, "--out": out.name}
     training = {
         "kind": "synthetic",
         "n": len(made.table),
