@@ -167,3 +167,23 @@ def test_the_network_learns_an_age_in_few_steps():
         error.backward()
         optimiser.step()
     assert error.item() < 0.3 * ages.abs().mean().item()
+
+
+def test_scaled_layers_give_features_of_unit_variance():
+    torch.manual_seed(0)
+    network = LocalUNet(inputs=2, channels=4, reduction=2, dropout=0.0)
+    maps = 0.1 * torch.rand(2, 2, 44, 44, 44) + 3
+    network.scale_to(maps)
+    for step in network.eval().steps(maps):
+        given = step.state.features
+        torch.testing.assert_close(given.mean((0, 2, 3, 4)), torch.zeros(given.shape[1]), atol=0.02, rtol=0)
+        torch.testing.assert_close(given.std((0, 2, 3, 4)), torch.ones(given.shape[1]), atol=0.02, rtol=0)
+
+
+def test_training_drops_channels_from_the_given_unit_on():
+    torch.manual_seed(0)
+    network = LocalUNet(inputs=2, channels=4, reduction=2, dropout=0.5, dropped_from=7).train()
+    maps = torch.rand(1, 2, 44, 44, 44)
+    first, second = ([step.features for step in network.steps(maps)] for _ in range(2))
+    same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
+    assert same == [True] * 7 + [False] * 3

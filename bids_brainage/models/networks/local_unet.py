@@ -100,6 +100,8 @@ class LocalUNet(nn.Module):
         Of the leaky ReLU below 0.
     unit : float
         Years that 1 stands for inside the network: ages spread by tens of years, what a network gives by about 1.
+    dropped_from : int
+        The first unit whose channels are dropped in training.
 
     Notes
     -----
@@ -115,6 +117,7 @@ class LocalUNet(nn.Module):
         dropout: float = 0.2,
         slope: float = 0.2,
         unit: float = 1.0,
+        dropped_from: int = 0,
     ) -> None:
         super().__init__()
         one, two, four = channels, 2 * channels, 4 * channels
@@ -124,6 +127,7 @@ class LocalUNet(nn.Module):
         self.output = nn.Conv3d(one, 1, 1)
         self.middle, self.coarse = nn.Linear(two, 1), nn.Linear(four, 1)
         self.inputs, self.dropout, self.slope, self.unit = inputs, dropout, slope, unit
+        self.dropped_from = dropped_from
 
     def forward(self, maps: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
         """Ages less the mean of training, (n, x - 40, y - 40, z - 40), float32, of maps (n, inputs, x, y, z).
@@ -151,6 +155,25 @@ class LocalUNet(nn.Module):
                 middle = self.middle(step.features.mean((2, 3, 4), dtype=torch.float32))[:, 0]
         return Supervised(self.ages(step.features), self.unit * middle, self.unit * coarse)
 
+    @torch.no_grad()
+    def scale_to(self, maps: Tensor) -> None:
+        """Scale and shift the convolutions so that each gives features of mean 0 and SD 1 for these maps.
+
+        Ten gated layers without normalisation start with features too small to learn from. Mishkin & Matas (2016),
+        All you need is a good init, arXiv:1511.06422; by channel as in Salimans & Kingma (2016), arXiv:1602.07868.
+        """
+        state: State = self._entered(0, maps, ())
+        units: list[Unit] = list(self.units)  # type: ignore[arg-type]
+        for number, layer in enumerate(units):
+            mean, sd = state.features.mean((0, 2, 3, 4)), state.features.std((0, 2, 3, 4)) + 1e-6
+            layer.conv.weight /= sd[:, None, None, None, None]
+            layer.conv.bias.copy_((layer.conv.bias - mean) / sd)  # type: ignore[union-attr, operator]
+            features = (state.features - mean[:, None, None, None]) / sd[:, None, None, None]
+            gate = layer.gate(features)[:, :, None, None, None]
+            features = functional.leaky_relu(features * gate, self.slope)
+            if number < UNITS - 1:
+                state = self._entered(number + 1, features, state.skips)
+
     def compute_gates(self, whole: Tensor) -> list[Tensor]:
         """The gates of all units for a whole volume, to be handed to passes over its parts."""
         return [step.gate for step in self.steps(whole)]
@@ -166,7 +189,8 @@ class LocalUNet(nn.Module):
         while True:
             layer: Unit = self.units[state.unit]  # type: ignore[assignment]
             gate = layer.gate(state.features) if gates is None else gates[state.unit]
-            factor = thinned(gate, self.dropout) if self.training else gate
+            is_thinned = self.training and state.unit >= self.dropped_from
+            factor = thinned(gate, self.dropout) if is_thinned else gate
             scaled = state.features * factor.to(state.features.dtype)[:, :, None, None, None]
             features = functional.leaky_relu(scaled, self.slope, inplace=True)
             del scaled

@@ -59,8 +59,10 @@ def fit(recipe: Recipe) -> Bundle:
     torch.manual_seed(recipe.seed)
     network = LocalUNet(**recipe.config.arguments)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    started = _begin(network, recipe.start)
     config, blocks = recipe.config, data.blocks
+    if recipe.start is None:
+        network.scale_to(blocks[0].maps)
+    started = _begin(network, recipe.start)
     people = _spread(_first(data.parts["validation"]), config.validate)
     outcome = engine.run(
         LocalLearner(network, config),
