@@ -171,3 +171,21 @@ def test_every_region_has_one_released_name():
     assert LABELS[4] == "3rd Ventricle"
     assert LABELS[23] == "Right Accumbens Area"
     assert LABELS[163] == "Left OpIFG opercular part of the inferior frontal gyrus"
+
+
+def test_parquet_is_read_and_written(tmp_path):
+    """The same people from a parquet table as from a TSV, and drawn tables that hold the same numbers."""
+    pytest.importorskip("pyarrow")
+    table().to_parquet(tmp_path / "t.parquet")
+    options = ["--bandwidths", "0.7", "--fewest", "10"]
+    assert main(["genmind", "fit", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "a"), *options]) == 0
+    assert main(["genmind", "fit", str(write(tmp_path, table())), "--out", str(tmp_path / "b"), *options]) == 0
+    one, other = (genmind.read(load(tmp_path / name)) for name in "ab")
+    for key, found in one.densities.items():
+        np.testing.assert_allclose(found.centres, other.densities[key].centres, atol=1e-9)
+    for suffix in ("parquet", "tsv"):
+        sample = ["genmind", "sample", str(tmp_path / "a"), "--n", "20", "--out", str(tmp_path / f"drawn.{suffix}")]
+        assert main(sample) == 0
+    read, written = pd.read_parquet(tmp_path / "drawn.parquet"), pd.read_csv(tmp_path / "drawn.tsv", sep="\t")
+    assert list(read.columns) == list(written.columns)
+    np.testing.assert_allclose(read["MUSE_47"], written["MUSE_47"], atol=1e-3)
