@@ -74,7 +74,7 @@ def test_the_validator_finds_no_error_in_the_output(participant):
 def test_the_ignored_names_are_our_own_only(participant):
     lines = (participant.out / ".bidsignore").read_text().split()
     own = [f"*_{suffix}.{kind}" for suffix in TABLES for kind in ("json", "tsv")]
-    own += [f"*_{suffix}.*" for suffix in MAPS] + [f"group_*.{kind}" for kind in ("json", "nii.gz", "tsv")]
+    own += [f"*_{suffix}.*" for suffix in MAPS] + [f"group_*.{kind}" for kind in ("json", "nii.gz", "png", "tsv")]
     assert sorted(lines) == sorted([*own, "*_xfm.*", "*.html", "figures", "logs"])
 
 
