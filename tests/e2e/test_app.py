@@ -260,7 +260,7 @@ def stopped(words: list[str], work: Path, stage: str, how: signal.Signals) -> tu
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=120)[1]
     deadline = time.monotonic() + 10
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 INFO = f"bids_brainage-{__version__}.dist-info"
-MOST_MB = 8
+MOST_MB = 12
 
 
 def call(*words, **how):
@@ -53,7 +53,7 @@ def test_the_wheel_holds_the_package_and_its_licences_alone(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if not name.startswith(INFO)} == package(ROOT)
     assert {f"{INFO}/licenses/LICENSE", f"{INFO}/licenses/NOTICE"} <= names
-    for bundle in ("roi", "segment", "muse-atlas", "normative"):
+    for bundle in ("roi", "segment", "muse-atlas", "normative", "genmind-reference"):
         assert f"bids_brainage/data/bundles/{bundle}/model.json" in names
     assert wheel.stat().st_size < MOST_MB * 1e6
 
