@@ -71,6 +71,12 @@ class Options:
     random_seed: int = option(0, "seed of everything that draws random numbers", "What is computed", metavar="N")
     force: bool = option(False, "redo scans that are complete", "What is computed")
 
+    minimal_outputs: bool = option(
+        False,
+        "keep tables, figures, reports and maps of brain age; leave out the images and transforms behind them",
+        "What is computed",
+    )
+
     phenotype: Path | None = option(
         None,
         "TSV of further columns by participant_id (and session_id) for the group level",

@@ -98,6 +98,20 @@ def _has_sidecar(artefact: str) -> bool:
     return bool(_entry(artefact).get("sidecar", True))
 
 
+def results(artefacts: Iterable[str]) -> tuple[str, ...]:
+    """Those artefacts that ``--minimal-outputs`` keeps: all but images and transforms that lead to others.
+
+    Working files, which ``derivatives.json`` does not have, are none of them.
+
+    Examples
+    --------
+    >>> results(["t1w_preproc", "xfm_forward", "muse_volumes", "brainage_map:local", "posteriors"])
+    ('muse_volumes', 'brainage_map:local')
+    """
+    known = _table()["artefacts"]
+    return tuple(name for name in artefacts if _kind(name) in known and not _entry(name).get("intermediate", False))
+
+
 def _written(artefacts: Iterable[str]) -> list[str]:
     """Those artefacts that have a place in the derivatives; the others are working files, or a better one is there."""
     kinds = list(_table()["artefacts"])
@@ -141,10 +155,17 @@ def reason_to_run(
     return difference(read_fingerprint(mark), fingerprint)
 
 
-def begin(scan: Scan, out_dir: Path, template: str) -> None:
-    """Take the result of a scan that is to be done back, and what a killed run left half-written."""
+def begin(scan: Scan, out_dir: Path, template: str, *, minimal: bool = False) -> None:
+    """Take the result of a scan that is to be done back, and what a killed run left half-written.
+
+    Where the new result is ``minimal``, images and transforms of the old one go too: they would stand beside tables
+    that were not made of them.
+    """
     for mark in (MARK, "brainage"):
         path_for(scan, mark, out_dir, template).unlink(missing_ok=True)
+    names = artefact_names()
+    for path in expected(scan, set(names) - set(results(names)) if minimal else (), out_dir, template):
+        path.unlink(missing_ok=True)
     for folder in (Path(out_dir) / _folder(scan), Path(out_dir) / f"sub-{scan.subject}" / "figures"):
         sweep(folder, f"{scan.stem}_")
     sweep(Path(out_dir), f"sub-{scan.subject}.html")

@@ -61,6 +61,7 @@ def settings_of(job: Job, options: Options, tools: Tools, device: str, threads: 
         "threads": threads,
         "seed": options.random_seed,
         "scan": scan,
+        "minimal": options.minimal_outputs,
         "out_dir": options.out_dir,
         "fingerprint": job.fingerprint,
     }

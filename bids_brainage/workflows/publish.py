@@ -27,6 +27,7 @@ def publish(
     fingerprint: Mapping[str, Any],
     *,
     out: Path,
+    minimal: bool = False,
     voxelwise: Mapping[str, Path] | None = None,
     **artefacts: Any,
 ) -> Published:
@@ -38,12 +39,15 @@ def publish(
         Root of the derivatives.
     fingerprint
         What the result depends on (see :mod:`bids_brainage.workflows.fingerprint`).
+    minimal
+        Whether images and transforms that lead to the results are left out (see :func:`.outputs.results`).
     voxelwise
         Files of each model, by ``<artefact>:<model>``.
     artefacts
         Files by artefact name; values that are not files are passed over.
     """
     files = {name: path for name, path in artefacts.items() if isinstance(path, Path)} | dict(voxelwise or {})
+    files = {name: files[name] for name in outputs.results(files)} if minimal else files
     own = {name: read_json(beside) for name, path in files.items() if (beside := outputs.sidecar_of(path)).is_file()}
     columns: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in COLUMNS.items()}
     columns["flags"]["Levels"] = FLAGS

@@ -139,6 +139,7 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
             "brainage",
             "brainage_json",
         )
+        artefacts = outputs.results(artefacts) if options.minimal_outputs else artefacts
         mark = fingerprint(scan, options, tools.models, tools.behind, digest)
         job = Job(scan, mark, "", artefacts)
         place = (options.out_dir, options.template)
@@ -181,7 +182,7 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
     work = work_dir(options)
     workflow = engine.build(todo, options, tools, device, threads, work)
     for job in todo:
-        outputs.begin(job.scan, options.out_dir, options.template)
+        outputs.begin(job.scan, options.out_dir, options.template, minimal=options.minimal_outputs)
     if options.write_graph:
         engine.draw(workflow, options.out_dir / "logs")
     refresh(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))

@@ -179,6 +179,19 @@ def test_a_lost_output_is_made_again(one):
     assert sha256(mask) == before
 
 
+def test_minimal_outputs_are_the_same_numbers_without_images(one, tmp_path):
+    words = ("--skip-bids-validation", "--minimal-outputs")
+    done = app(one.bids, tmp_path / "out", "participant", one.work, *words)
+    assert done.code == 0, done.said
+    for kind in ("brainage", "volumes", "measures"):
+        (full,), (minimal,) = (folder.rglob(f"*_{kind}.tsv") for folder in (one.out, tmp_path / "out"))
+        assert full.read_bytes() == minimal.read_bytes()
+    assert not [p for p in (tmp_path / "out").rglob("sub-*") if p.name.endswith((".nii.gz", ".h5"))]
+    assert len(list((tmp_path / "out").glob("sub-*.html"))) == 1
+    again = app(one.bids, tmp_path / "out", "participant", one.work, *words)
+    assert "0 to do" in again.said
+
+
 def test_a_lost_page_is_written_again_without_any_work(one):
     (page,) = one.out.glob("sub-*.html")
     before = sha256(page)

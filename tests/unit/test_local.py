@@ -201,6 +201,18 @@ def test_the_run_expects_the_maps_and_refuses_another_template(bundle, tmp_path)
         find_tools(replace(options, template="MNI152NLin2009cAsym"), None)
 
 
+def test_minimal_outputs_keep_the_maps_and_the_fingerprint(bundle, tmp_path):
+    full = Options(tmp_path, tmp_path / "out", "participant", models=("local",), models_dir=bundle.folder.parent)
+    tools = find_tools(full, None)
+    (job,), (less,) = (plan_jobs([SCAN], o, tools) for o in (full, replace(full, minimal_outputs=True)))
+    assert less.fingerprint == job.fingerprint
+    left_out = {"t1w_preproc", "xfm_forward", "gm_modulated"}
+    assert left_out <= set(job.artefacts)
+    assert not left_out & set(less.artefacts)
+    assert {*promised(bundle, SCAN.age), "figures", "quality", "brainage", "brainage_json"} <= set(less.artefacts)
+    assert set(missing(less, full)) < set(missing(job, full))
+
+
 def test_bins_of_another_mask_are_refused(bundle, tmp_path):
     with pytest.raises(BundleError, match="do not fit a mask"):
         read_voxel_bins(bundle.file(BINS), 5)

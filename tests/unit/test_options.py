@@ -17,6 +17,7 @@ OPTION_VALUES = {
     "participant_label": ["01", "sub-02"], "session_label": ["pre"], "bids_filter_file": "FILE.json",
     "bids_database_dir": "db", "skip_bids_validation": True, "derivatives": ["fmriprep=/x"], "models": ["roi", "other"],
     "models_dir": "DIR", "template": "MNI152NLin6Asym", "random_seed": 7, "force": True, "phenotype": "FILE.tsv",
+    "minimal_outputs": True,
     "atlas": "FILE.json", "atlas_space": "MNI152NLin6Asym", "genmind": "reference", "genmind_controls": 20,
     "controls": "diagnosis == 'CN'", "work_dir": "w", "nprocs": 3, "omp_nthreads": 2, "mem_mb": 4000, "device": "cpu",
     "nipype_plugin": "Linear", "plugin_file": "FILE.yml", "stop_on_first_crash": True, "clean_workdir": True,

@@ -13,6 +13,7 @@ from bids_brainage.bids.tables import write_tsv
 from bids_brainage.bids.validate import issues
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Scan
+from bids_brainage.workflows.publish import publish as publish_stage
 
 TEMPLATE = "MNI152NLin2009aSym"
 FINGERPRINT = {"Version": "0.1", "Input": "a" * 64}
@@ -250,3 +251,57 @@ def test_the_fused_mask_goes_before_the_networks(dataset: Path, made: dict[str, 
     assert target.read_bytes() == b"brain_mask_fused"
     tissue = json.loads(outputs.sidecar_of(outputs.path_for(scan, "dseg", out, TEMPLATE)).read_text())
     assert any(source.endswith("_desc-brain_mask.nii.gz") for source in tissue["Sources"])
+
+
+def images(folder: Path) -> set[str]:
+    """What kinds of images and transforms lie in a folder."""
+    return {p.name.split("_")[-1].partition(".")[0] for end in ("nii.gz", "h5") for p in folder.rglob(f"*.{end}")}
+
+
+def publish_minimal(scan: Scan, made: dict[str, Path], out: Path) -> tuple[Path, ...]:
+    each = {name: path for name, path in made.items() if ":" in name}
+    rest = {name: path for name, path in made.items() if ":" not in name}
+    return publish_stage(scan, out, TEMPLATE, FINGERPRINT, out=out, minimal=True, voxelwise=each, **rest).written
+
+
+def test_minimal_outputs_are_results_alone_and_valid(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outputs.write_dataset_files(out, dataset, "0.1")
+    for scan in find_scans(dataset).scans:
+        written = publish_minimal(scan, made, out)
+        assert written[-1] == outputs.path_for(scan, "brainage_json", out, TEMPLATE)
+        assert sorted(written) == sorted(outputs.expected(scan, outputs.results(made), out, TEMPLATE))
+    assert images(out) == set(MAPS)
+    tables = {path.name.split("_")[-1] for path in out.rglob("*.tsv")}
+    assert tables == {f"{suffix}.tsv" for suffix in TABLES}
+    for path in out.rglob("sub-*.json"):
+        assert all("_desc-preproc_" not in source for source in json.loads(path.read_text()).get("Sources", []))
+    assert issues(out) == []
+
+
+def test_a_run_with_all_outputs_after_a_minimal_one_is_due_and_not_the_other_way(
+    dataset: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    scan, out = find_scans(dataset).scans[0], tmp_path / "out"
+    publish_minimal(scan, made, out)
+    minimal = outputs.results(made)
+    assert outputs.reason_to_run(scan, minimal, out, TEMPLATE, FINGERPRINT) == ""
+    assert outputs.reason_to_run(scan, made, out, TEMPLATE, FINGERPRINT).startswith("missing: ")
+    publish(scan, made, out)
+    assert outputs.reason_to_run(scan, minimal, out, TEMPLATE, FINGERPRINT) == ""
+
+
+def test_a_scan_redone_with_minimal_outputs_leaves_no_old_image(
+    dataset: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    first, other, *_ = find_scans(dataset).scans
+    out = tmp_path / "out"
+    for scan in (first, other):
+        publish(scan, made, out)
+    before = images(out / f"sub-{other.subject}" / f"ses-{other.session}")
+    outputs.begin(first, out, TEMPLATE)
+    assert "xfm" in images(out / f"sub-{first.subject}" / f"ses-{first.session}")
+    outputs.begin(first, out, TEMPLATE, minimal=True)
+    publish_minimal(first, made, out)
+    assert images(out / f"sub-{first.subject}" / f"ses-{first.session}") == set(MAPS)
+    assert images(out / f"sub-{other.subject}" / f"ses-{other.session}") == before
