@@ -133,6 +133,8 @@ def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -
     except Exception as error:
         LOG.debug("nipype: %s", error, exc_info=options.verbose)
         cause = error.__cause__ or error
+        if isinstance(cause, OSError):
+            cause.filename = cause.filename or str(work)  # writing to a full disk names no file
         ended = in_a_line(cause) if isinstance(cause, OSError) else last_words(str(cause))
     failed: dict[str, str] = getattr(plugin, "failed", {})
     reasons = {job.scan.stem: reason_of(job, work, failed) for job in todo}

@@ -31,7 +31,7 @@ def last_words(traceback: str) -> str:
 def start_worker(verbose: bool) -> None:
     """Quieten Nipype and nibabel in a process, the first or a worker: their own log lines are for ``-v``."""
     for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils", "nibabel.global"):
-        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL + 1)
 
 
 def _in_worker(verbose: bool) -> None:
