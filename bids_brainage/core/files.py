@@ -8,8 +8,8 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,21 @@ def make_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def alone(path: Path, waits: Callable[[], object], patience: float = 0.0) -> AbstractContextManager[Any]:
+    """The lock of a file, held: one process has it at a time, and the system takes it from one that dies.
+
+    ``waits`` is called once where another has it for ``patience`` seconds more; then it is waited for.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=patience)
+    except Timeout:
+        waits()
+        return lock.acquire()
 
 
 def sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_brainage.core import bundle as bundles
+from bids_brainage.core.device import exclusive
 from bids_brainage.core.errors import ScanError
 from bids_brainage.image import io, masks
 from bids_brainage.image.io import Grid, Volume
@@ -110,14 +111,20 @@ def distance(network: SynthStripNet, scan: Volume) -> NDArray[np.float32]:
     """Signed distance to the brain's surface (mm) on the scan's grid; 100 beyond what the network saw."""
     seen = prepare(scan)
     where = next(network.parameters()).device
-    batch = torch.from_numpy(seen.data)[None, None].to(where)
-    with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=has_bfloat16(str(where))):
-        values = network(batch)[0, 0].float().cpu().numpy()
+    with exclusive(str(where)):
+        values = _pass(network, torch.from_numpy(seen.data).to(where))
     x, y = values.shape[:2]
     turned = np.ascontiguousarray(values.transpose(0, 2, 1)[::-1, :, ::-1])
     back = np.array([[-1, 0, 0, x - 1], [0, 0, -1, y - 1], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=float)
     ras = Volume(turned - np.float32(FAR), seen.affine @ back)
     return io.resample(ras, Grid(scan.grid.shape, scan.affine), antialias=False) + np.float32(FAR)
+
+
+def _pass(network: SynthStripNet, seen: Tensor) -> NDArray[np.float32]:
+    """What the network gives for a prepared scan (x, y, z), on the device of both."""
+    where = seen.device
+    with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=has_bfloat16(str(where))):
+        return np.asarray(network(seen[None, None])[0, 0].float().cpu().numpy())
 
 
 def brain_mask(scan: Volume, *, bundle: Path, device: str = "cpu") -> masks.Mask:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from bids_brainage.core.archive import unpack
 from bids_brainage.core.bundle import CARD, Bundle
 from bids_brainage.core.download import download
 from bids_brainage.core.errors import BrainAgeError, BundleError
-from bids_brainage.core.files import make_writable
+from bids_brainage.core.files import alone, make_writable
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import folders, verified
 from bids_brainage.models.releases import Release, check, check_file, collect, convert
@@ -166,23 +165,11 @@ def _workshop(place: Path, say: Say) -> Iterator[Path]:
     """Hold the lock of ``place``; yields an empty folder in it, where a bundle is made ready out of sight."""
     try:
         make_writable(place)
-        with _alone(place, say):
+        with alone(place / LOCK, lambda: say(f"waiting for another process that installs into {place}")):
             yield from _emptied(place / STAGING)
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BundleError(f"{place}: cannot be written ({reason}); check space and permissions") from error
-
-
-def _alone(place: Path, say: Say) -> AbstractContextManager[Any]:
-    """The lock of a folder of models, which is waited for."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(place / LOCK)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        say(f"waiting for another process that installs into {place}")
-        return lock.acquire()
 
 
 def _emptied(staging: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ years), ``coverage`` and ``bandwidth`` (years) of the interval, and ``samples`` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.core.bundle import Bundle
+from bids_brainage.core.device import exclusive
 from bids_brainage.core.errors import BundleError, ScanError, UsageError
 from bids_brainage.core.files import atomic
 from bids_brainage.core.types import Prediction, Sex, VoxelMaps
@@ -34,7 +35,7 @@ from bids_brainage.image.io import Volume, read, refines, resample, window
 from bids_brainage.image.network import has_bfloat16
 from bids_brainage.image.template import Template
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, SEX_CODE, SEX_MISSING, LocalConformal, Model
-from bids_brainage.models.networks.inference import Window, monte_carlo, predict_whole, window_around
+from bids_brainage.models.networks.inference import Window, monte_carlo, predict_several, window_around
 from bids_brainage.models.networks.local_unet import UNITS, LocalUNet
 from bids_brainage.models.networks.standard import read_reference, standardised
 from bids_brainage.stats.voxel_bins import VoxelBins, read_voxel_bins
@@ -46,6 +47,7 @@ TISSUE_IN_BRAIN = 0.1
 MEAN_TISSUE = (0.2, 2.0)
 POSSIBLE_AGES = (0.0, 130.0)
 CONSTANT = 1e-3
+Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -167,16 +169,18 @@ class LocalModel(Model[LocalInputs]):
     def predict(self, inputs: Sequence[LocalInputs]) -> list[Prediction]:
         """Brain ages with 90 % prediction intervals and maps, in years.
 
+        Where the network is on a GPU and gives no uncertainty, all scans go through it in one pass.
+
         Raises
         ------
         ScanError
             Where the map is constant, or holds what is no age.
         """
-        return [self._prediction(person) for person in inputs]
+        return [self._prediction(*found) for found in zip(inputs, self._maps(inputs), strict=True)]
 
-    def _prediction(self, person: LocalInputs) -> Prediction:
+    def _prediction(self, person: LocalInputs, found: tuple[Map, Map | None]) -> Prediction:
         assert self.age_range is not None  # noqa: S101 - checked when the bundle was read
-        ages, sd = self._maps(person)
+        ages, sd = found
         years = ages[self.brain.data]
         age = float(years.mean(dtype=np.float64))
         if not POSSIBLE_AGES[0] < age < POSSIBLE_AGES[1] or not years.std() > CONSTANT:
@@ -194,22 +198,44 @@ class LocalModel(Model[LocalInputs]):
         maps = VoxelMaps(ages, sd, self.brain.affine)
         return Prediction(self.name, age, age - width, age + width, flags, self.training_data, maps)
 
-    def ages(self, person: LocalInputs) -> NDArray[np.float32]:
+    def ages(self, person: LocalInputs) -> Map:
         """Ages on the whole grid, years, ``nan`` outside the brain; on the device where the network is."""
-        device = next(self.network.parameters()).device
-        maps = self.tensor(person).to(device)
-        found = predict_whole(self.network, maps, half=has_bfloat16(str(device)))
-        return self._placed(found.cpu()) + np.float32(self.mean_age)
+        return self.ages_together([person])[0]
 
-    def _maps(self, person: LocalInputs) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Ages and their SD on the whole grid, ``nan`` outside the brain."""
-        if self.samples < 2:
-            return self.ages(person), None
-        maps, half = self.tensor(person), has_bfloat16("cpu")
+    def ages_together(self, people: Sequence[LocalInputs]) -> list[Map]:
+        """As :meth:`ages`, of several scans in one pass, which takes the memory of as many passes."""
+        device = self.device
+        seen = torch.cat([self.tensor(person) for person in people])
+        with exclusive(device):
+            found = predict_several(self.network, seen.to(device), half=has_bfloat16(device)).cpu()
+        return [self._placed(ages) + np.float32(self.mean_age) for ages in found]
+
+    @property
+    def device(self) -> str:
+        """Where the network is."""
+        return str(next(self.network.parameters()).device)
+
+    def _maps(self, people: Sequence[LocalInputs]) -> Iterable[tuple[Map, Map | None]]:
+        """Ages and their SD on the whole grid, ``nan`` outside the brain; on the CPU one scan after the other."""
+        if self.samples > 1:
+            return map(self._with_sd, people)
+        if self.device == "cpu" or not people:
+            return ((self.ages(person), None) for person in people)
+        return ((ages, None) for ages in self.ages_together(people))
+
+    def _with_sd(self, person: LocalInputs) -> tuple[Map, Map]:
+        maps, device = self.tensor(person), self.device
         seed = int.from_bytes(hashlib.sha256(maps.numpy().tobytes()).digest()[:7], "big")
-        ages, sd = monte_carlo(
-            self.network, maps, samples=self.samples, dropped_from=self.dropped_from, seed=seed, half=half
-        )
+        with exclusive(device):
+            ages, sd = monte_carlo(
+                self.network,
+                maps.to(device),
+                samples=self.samples,
+                dropped_from=self.dropped_from,
+                seed=seed,
+                half=has_bfloat16(device),
+            )
+            ages, sd = ages.cpu(), sd.cpu()
         return self._placed(ages) + self.mean_age, self._placed(sd)
 
     def _placed(self, values: Tensor) -> NDArray[np.float32]:

@@ -117,11 +117,12 @@ def _segment(recipes: Any) -> None:
 def run_segment(args: argparse.Namespace) -> int:
     """Train, write the bundle of the best weights so far, and print what its card says."""
     _ready(args.threads)
+    from bids_brainage.core.device import usable
     from bids_brainage.training.engine import Plan
     from bids_brainage.training.segment import Recipe, fit
 
     work = args.work or args.out.with_name(f"{args.out.name}-work")
-    plan = Plan(work, args.steps, args.every, args.seed, args.device, args.hours)
+    plan = Plan(work, args.steps, args.every, args.seed, usable(args.device), args.hours)
     return _report(
         fit(Recipe(args.labels, args.out, plan, args.start, args.judge, args.hold_back, args.batch, args.tiny))
     )
@@ -225,6 +226,7 @@ def _local(recipes: Any) -> None:
 def run_local(args: argparse.Namespace) -> int:
     """Train, write the bundle of the best weights so far, and print what its card says."""
     _ready(args.threads)
+    from bids_brainage.core.device import usable
     from bids_brainage.training.local.config import configure
     from bids_brainage.training.local.fit import fit
     from bids_brainage.training.local.recipe import Recipe
@@ -236,7 +238,7 @@ def run_local(args: argparse.Namespace) -> int:
         work=args.work or args.out.with_name(f"{args.out.name}-work"),
         label=args.label,
         seed=args.seed,
-        device=args.device,
+        device=usable(args.device),
         hours=args.hours,
         start=args.start,
         preset=args.preset,

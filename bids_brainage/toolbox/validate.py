@@ -95,8 +95,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _models(bundles: Sequence[Bundle], device: str) -> list[LocalModel]:
     """The models on a device, fit to be compared."""
-    import torch
-
+    from bids_brainage.core.device import usable
     from bids_brainage.models.base import load_model
     from bids_brainage.models.local import LocalModel
     from bids_brainage.training.validate.scenes import check
@@ -108,12 +107,9 @@ def _models(bundles: Sequence[Bundle], device: str) -> list[LocalModel]:
             raise UsageError(f"{bundle.folder}: is no bundle of local brain age; give one of `brainage train local`")
         models.append(model)
     check(models)
-    try:
-        for model in models:
-            model.network.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"--device {device}: cannot be used ({reason}); give cpu") from None
+    where = usable(device)
+    for model in models:
+        model.network.to(where)
     return models
 
 

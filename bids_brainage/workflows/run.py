@@ -10,6 +10,7 @@ from pathlib import Path
 from bids_brainage import __version__
 from bids_brainage.bids import inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
+from bids_brainage.core.device import usable
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import make_writable, read_json, refresh
 from bids_brainage.core.types import Scan
@@ -23,7 +24,7 @@ LOG = logging.getLogger("bids_brainage")
 
 def run_participant(options: Options, home: Path | None) -> int:
     """Run the participant level; returns the exit code (0 all there, 1 some scan failed)."""
-    device = usable_device(options.device)
+    device = usable(options.device)
     tools = find_tools(options, home)
     dataset = find(options)
     broken = [f"{path}: {reason}" for path, reason in dataset.broken]
@@ -57,21 +58,6 @@ def container() -> dict[str, str] | None:
     told = DATA / "container.json"
     found: dict[str, str] | None = read_json(told) if told.is_file() else None
     return found
-
-
-def usable_device(device: str) -> str:
-    """``auto`` to what is there; ``cuda`` without a usable GPU is an error before any work."""
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise UsageError(
-            "--device cuda: no usable GPU was found (is the driver there, and --nv or --gpus given?); use --device cpu"
-        )
-    return "cpu"
 
 
 def find_tools(options: Options, home: Path | None) -> Tools:

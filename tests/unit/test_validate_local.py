@@ -265,7 +265,7 @@ def test_a_model_is_given_the_tissue_and_the_sex_alone(stage, tmp_path):
         (["--n", "2"], "give 5 people at least"),
         (["--chain", "50"], "give a number from 0"),
         (["--chain", "1"], "do not fit these bundles"),
-        (["--device", "nonsense"], "--device nonsense: cannot be used"),
+        (["--device", "nonsense"], "--device nonsense: is no device"),
     ],
 )
 def test_bad_words_give_one_line_and_no_files(words, message, tmp_path, capsys):
