@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -265,7 +266,8 @@ def test_bad_scans_fail_alone_with_a_reason_each(one, tmp_path):
 
 def stopped(words: list[str], work: Path, stage: str, how: signal.Signals) -> tuple[int, str]:
     """Start the app, stop it once a stage is done; its exit code and what it said."""
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background job ignores
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heeded)
     deadline = time.monotonic() + 180
     while not list(work.rglob(f"{stage}/result_{stage}.pklz")) and time.monotonic() < deadline:
         time.sleep(0.2)
