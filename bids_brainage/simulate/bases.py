@@ -8,7 +8,6 @@ any age can be bases: each region is first brought to the share of the skull's i
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -20,7 +19,7 @@ from scipy import ndimage as ndi
 
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Sex
-from bids_brainage.simulate import aging, anatomy, head
+from bids_brainage.simulate import aging, head
 from bids_brainage.simulate.anatomy import CSF, EXTENT, ORIGIN, REGIONS, Anatomy, world
 from bids_brainage.simulate.deform import Warp
 from bids_brainage.simulate.lobes import LOBES, lobe_at
@@ -65,12 +64,6 @@ def find(folder: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{folder}: holds no label map (*.nii.gz); give a folder of aseg-like or MUSE segmentations")
     return found
-
-
-def bases(folder: Path, step: int = 1) -> Iterator[Anatomy]:
-    """Each label map of a folder as a base anatomy; parameters and errors as of `find` and `read_base`."""
-    paths, reference = find(folder), reference_of(anatomy.build(2))
-    return (read_base(path, reference, step) for path in paths)
 
 
 def read_base(

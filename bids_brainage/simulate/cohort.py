@@ -14,7 +14,6 @@ from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json, write_text
 from bids_brainage.simulate import aging, anatomy, disease, maps
 from bids_brainage.simulate.anatomy import Anatomy
-from bids_brainage.simulate.bases import bases as find_bases
 from bids_brainage.simulate.files import save, table
 from bids_brainage.simulate.local import check_field
 from bids_brainage.simulate.person import Grown, Person, Visit, grown, head_of
@@ -44,8 +43,8 @@ class Plan:
     diseases : tuple of Disease
     field_sd, field_mm : float
         Random field of local age of everybody, as in `Person`.
-    bases : Path, optional
-        Folder of label maps.
+    bases : callable, optional
+        Makes the base anatomies, once all else is known to be right.
     maps_only : bool
         Write tissue maps in template space, and no scans.
     vary_local : bool
@@ -57,7 +56,7 @@ class Plan:
     diseases: tuple[disease.Disease, ...] = ()
     field_sd: float = 0.0
     field_mm: float = 20.0
-    bases: Path | None = None
+    bases: Callable[[], Iterable[Anatomy]] | None = None
     maps_only: bool = False
     vary_local: bool = False
 
@@ -257,7 +256,6 @@ def simulate_dataset(
     seed: int = 0,
     resolution: float = 2.0,
     plan: Plan | None = None,
-    read: Callable[[Path], Iterable[Anatomy]] = find_bases,
 ) -> Path:
     """Write a small raw BIDS dataset of simulated people with skull, and the truth about them.
 
@@ -273,8 +271,6 @@ def simulate_dataset(
         Voxel size, mm.
     plan : Plan, optional
         Ages, sites, diseases, base anatomies, and whether only maps are written.
-    read : callable
-        Makes base anatomies of the folder of label maps.
 
     Returns
     -------
@@ -296,7 +292,7 @@ def simulate_dataset(
     persons = disease.spread(people(n, seed), plan.diseases, seed)
     persons = [replace(p, field_sd=plan.field_sd, field_mm=plan.field_mm) for p in persons]
     persons = varied(persons, seed) if plan.vary_local else persons
-    bases = list(read(plan.bases)) if plan.bases else []
+    bases = list(plan.bases()) if plan.bases else []
     scans = visits(persons, seed, plan.ages, plan.sites)
     if plan.maps_only:
         return write_maps(out, scans, seed=seed, spacing=resolution, bases=bases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from bids_brainage.toolbox import show_log
@@ -67,18 +68,18 @@ def run(args: argparse.Namespace) -> int:
 
     show_log()
     sd, length = args.field or (Plan.field_sd, Plan.field_mm)
+    way = registered_bases if args.maps_only else aged_bases
     plan = Plan(
         ages=tuple(args.ages) if args.ages else AGE_RANGE,
         sites=tuple(profiles(args.sites)) if args.sites is not None else (),
         diseases=tuple(read(text) for text in args.disease),
         field_sd=sd,
         field_mm=length,
-        bases=args.bases,
+        bases=partial(way, args.bases) if args.bases else None,
         maps_only=args.maps_only,
         vary_local=args.vary_local,
     )
-    way = registered_bases if args.maps_only else aged_bases
-    out = simulate_dataset(args.out, n=args.n, seed=args.seed, resolution=args.resolution, plan=plan, read=way)
+    out = simulate_dataset(args.out, n=args.n, seed=args.seed, resolution=args.resolution, plan=plan)
     if args.maps_only:
         print(
             f"{out}: tissue maps of {args.n} simulated people and their local ages, in {out / 'derivatives' / 'maps'}"

@@ -63,7 +63,7 @@ def aged_bases(folder: Path, step: int = 1) -> Iterator[Anatomy]:
     Raises
     ------
     UsageError
-        As of `simulate.bases.bases`.
+        As of `simulate.bases.find` and `simulate.bases.read_base`.
     """
     reference, register = reference_of(build(2)), _register(folder)
     for path in find(folder):
