@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bids_brainage.training.validate.table import Row
 
 
+LOG = logging.getLogger("bids_brainage")
 CHAIN = "chain"
 """Folder of the simulated heads and what the app makes of them."""
 
@@ -171,7 +172,7 @@ def _chained(models: Sequence[LocalModel], names: Sequence[str], plan: Plan, arg
         out = folder / name
         where = ["--models", bundle.name, "--models-dir", str(bundle.folder.resolve().parent)]
         argv = [sys.executable, "-m", "bids_brainage.cli", str(folder / "bids"), str(out), "participant", *where]
-        logging.info("bids-brainage on %d simulated heads with %s", len(scans), name)
+        LOG.info("bids-brainage on %d simulated heads with %s", len(scans), name)
         if subprocess.run([*argv, "--work-dir", str(folder / "work")], check=False).returncode:
             raise UsageError(f"{out}: the app failed on simulated heads; its log in {out / 'logs'} says why")
         found = compared(folder / "bids", out, scans, bundle.name, plan.seed)

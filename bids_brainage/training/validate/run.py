@@ -19,7 +19,7 @@ from bids_brainage.training.validate.retest import Pairs
 from bids_brainage.training.validate.scenes import Scene, Stage, spacing_of, stage
 from bids_brainage.training.validate.table import Key, Row, Sample, global_age, means, resolution
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger("bids_brainage")
 OTHER_SITE = Site()
 """How the scan at another site is segmented."""
 RETESTS = ("same_site", "other_site")
@@ -103,7 +103,7 @@ def validate(models: Sequence[LocalModel], names: Sequence[str], plan: Plan) -> 
                     seen = _person(ready, subject, plan, found)
                     example = example or seen
                 done += 1
-                log.info("simulated person %d of %d", done, len(people))
+                LOG.info("simulated person %d of %d", done, len(people))
         return Result([row for found in collected for row in found.rows(plan.seed)], example)
 
 
