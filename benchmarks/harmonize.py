@@ -16,9 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from bids_brainage.bids.roi_tables import load
 from bids_brainage.cohort import harmonize
 from bids_brainage.cohort.people import People
-from bids_brainage.cohort.tables import read_columns, read_people
+from bids_brainage.cohort.tables import read_people
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import PACKAGED, find
 
@@ -96,7 +97,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     base = read_people(folder / "ixi_dlmuse_1mm.tsv")
     clinical = read_people(folder / "clinical_muse.tsv")
-    is_control = read_columns(folder / "clinical_muse.tsv")["diagnosis"].to_numpy(dtype=str) == "CN"
+    is_control = load(folder / "clinical_muse.tsv")["diagnosis"].to_numpy(dtype=str) == "CN"
     controls = clinical.take(is_control)
     shared = controls.age <= base.age.max()
     controls = controls.take(shared)

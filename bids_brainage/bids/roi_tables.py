@@ -73,7 +73,11 @@ def read(path: Path, *, icv: bool = True) -> RoiTable:
         Where it cannot be read, has no MUSE volumes or no ICV that it must have, names a region twice, or its volumes
         are not in mm^3.
     """
-    frame = load(path)
+    return parsed(path, load(path), icv=icv)
+
+
+def parsed(path: Path, frame: pd.DataFrame, *, icv: bool = True) -> RoiTable:
+    """The same of what :func:`load` gave; ``path`` for messages."""
     if set(LONG[::2]) <= set(frame.columns):
         frame = _wide(path, frame)
     columns = _volume_columns(path, frame, icv)

@@ -1,4 +1,4 @@
-"""Several tables of people, read with what all of them have."""
+"""Tables of people with all their columns; several of them with what all have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_brainage.bids.region_names import region_names
-from bids_brainage.bids.roi_tables import ICV, RoiTable, load, read
+from bids_brainage.bids.roi_tables import ICV, RoiTable, load, parsed
 from bids_brainage.cohort.people import People
 from bids_brainage.cohort.tables import people_of
 from bids_brainage.core.errors import UsageError
@@ -45,6 +45,18 @@ class Read(NamedTuple):
         return np.asarray(pd.to_numeric(pd.Series(written), errors="coerce"), dtype=float)
 
 
+def read_once(path: Path) -> Read:
+    """A table, with intracranial volumes or without.
+
+    Raises
+    ------
+    UsageError
+        Where it cannot be used.
+    """
+    frame = load(path)
+    return Read(path, parsed(path, frame, icv=False), frame)
+
+
 def read_alike(*paths: Path) -> tuple[list[Read], list[People]]:
     """Tables, and their people with the regions that all tables have, ICV and race where all have them.
 
@@ -53,7 +65,7 @@ def read_alike(*paths: Path) -> tuple[list[Read], list[People]]:
     UsageError
         Where a table cannot be used, somebody in it is not complete, or the tables share no region.
     """
-    tables = [Read(path, read(path, icv=False), load(path)) for path in paths]
+    tables = [read_once(path) for path in paths]
     regions = set(region_names().values()).intersection(*(t.table.columns for t in tables))
     if not regions:
         raise UsageError(f"{paths[0]}: shares no region with {paths[-1]}; give tables of the same regions")

@@ -164,27 +164,28 @@ def write(path: Path, people: People, *, names: Names = "muse", about: Mapping[s
     return path
 
 
-def read_columns(path: Path, *, numbers: bool = False) -> pd.DataFrame:
-    """All columns of a table, a row a person: as text, or with ``numbers`` those that hold nothing else as numbers."""
+def with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table of text whose columns that hold nothing but numbers are numbers."""
     import pandas as pd
 
-    frame = roi_tables.load(path)
-    for name in frame if numbers else ():
+    found = frame.copy()
+    for name in frame:
         values = pd.to_numeric(frame[name], errors="coerce")
         if values[~frame[name].isin(MISSING)].notna().all():
-            frame[name] = values
-    return frame
+            found[name] = values
+    return found
 
 
-def write_volumes(path: Path, source: Path, people: People) -> None:
-    """The table ``source`` with the volumes of its people, in its order, exchanged for those of ``people``."""
+def write_volumes(path: Path, frame: pd.DataFrame, columns: Mapping[int, str], people: People) -> None:
+    """A table, its volumes (``columns`` by MUSE index) exchanged for those of its people, who are in its order."""
     if path.suffix not in (".tsv", ".csv"):
         raise UsageError(f"{path}: its suffix must be .tsv or .csv")
-    frame, columns = roi_tables.load(source), roi_tables.read(source, icv=False).columns
-    for column, index in enumerate(people.indices):
-        frame[columns[index]] = [f"{value:.3f}" for value in people.volumes[:, column]]
+    volumes = {
+        columns[index]: [f"{value:.3f}" for value in people.volumes[:, column]]
+        for column, index in enumerate(people.indices)
+    }
     with atomic(path) as temporary:
-        frame.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t", index=False)
+        frame.assign(**volumes).to_csv(temporary, sep="," if path.suffix == ".csv" else "\t", index=False)
 
 
 def _regions(table: RoiTable) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from bids_brainage.core.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from bids_brainage.cohort.harmonize import Harmonisation
@@ -38,9 +39,12 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Harmonise a table, and print what is to be known of it."""
+    from bids_brainage.bids.roi_tables import ICV
     from bids_brainage.cohort import harmonize, store, tables
+    from bids_brainage.cohort.alike import read_once
 
-    people, frame = tables.read_people(args.table, needs_icv=False), tables.read_columns(args.table)
+    _, table, frame = read_once(args.table)
+    people = tables.people_of(table, args.table, icv=ICV in table.columns)
     if args.site_column not in frame:
         raise UsageError(f"{args.table}: has no column {args.site_column!r}; name that of the sites with --site-column")
     site = frame[args.site_column].to_numpy(dtype=str)
@@ -49,16 +53,16 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--controls and --save belong to --reference; with --fitted nothing is fitted")
         fitted = store.load(args.fitted)
     else:
-        fitted = _fit(args, people, site)
+        fitted = _fit(args, frame, people, site)
     for note in harmonize.notes(fitted, people, site):
         print(note, file=sys.stderr)
-    tables.write_volumes(args.out, args.table, harmonize.apply(fitted, people, site))
+    tables.write_volumes(args.out, frame, table.columns, harmonize.apply(fitted, people, site))
     for name, n, (low, high) in zip(fitted.sites, fitted.controls, fitted.ages, strict=True):
         print(f"{name}\t{n} controls\t{low:.1f}-{high:.1f} years\t{fitted.reference} reference people")
     return 0
 
 
-def _fit(args: argparse.Namespace, people: People, site: NDArray[np.str_]) -> Harmonisation:
+def _fit(args: argparse.Namespace, frame: pd.DataFrame, people: People, site: NDArray[np.str_]) -> Harmonisation:
     """Fit on the controls, and save where asked."""
     from bids_brainage.cohort import harmonize, store, tables
     from bids_brainage.training.card import free, writing
@@ -66,7 +70,7 @@ def _fit(args: argparse.Namespace, people: People, site: NDArray[np.str_]) -> Ha
 
     if args.controls is None:
         raise UsageError("--reference wants --controls, e.g. \"diagnosis == 'CN'\": patients must not fit it")
-    chosen = choose_controls(tables.read_columns(args.table, numbers=True), args.controls)
+    chosen = choose_controls(tables.with_numbers(frame), args.controls)
     reference = tables.read_people(args.reference, needs_icv=False)
     fitted = harmonize.fit(people.take(chosen), site[chosen], reference, method=args.method)
     if not fitted.uses_icv:
