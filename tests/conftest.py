@@ -1,5 +1,7 @@
 """Shared fixtures: where the measurement data lies, if it is there."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,13 @@ def shared_data() -> Path:
     if not (SHARED / "README.md").is_file():
         pytest.skip(f"needs the measurement data at {SHARED}, which is not part of the repository")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Leave the app's logger as it was: running the app within a test gives it a handler and stops propagation."""
+    log = logging.getLogger("bids_brainage")
+    handlers, level, propagate = list(log.handlers), log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)

@@ -118,8 +118,7 @@ def test_what_is_no_device_is_refused(name):
 
 @absent
 @pytest.mark.parametrize("name", ["cuda", "cuda:3"])
-def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu(name, caplog, monkeypatch):
-    monkeypatch.setattr(device.LOG, "propagate", True)
+def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu(name, caplog):
     with pytest.raises(UsageError, match=f"--device {name}: no usable GPU .*; use --device cpu$"):
         device.usable(name)
     assert (device.usable("auto"), device.usable("cpu")) == ("cpu", "cpu")
@@ -136,7 +135,6 @@ def test_a_gpu_that_is_there_but_cannot_compute_is_refused(monkeypatch, caplog):
     with pytest.raises(UsageError, match=r"--device cuda: no usable GPU was found \(.*(compiled|driver)") as told:
         device.usable("cuda")
     assert "\n" not in str(told.value)
-    monkeypatch.setattr(device.LOG, "propagate", True)
     assert device.usable("auto") == "cpu"
     assert [record.message[:24] for record in caplog.records] == ["the GPU cannot be used ("]
 
