@@ -219,6 +219,7 @@ def _local(recipes: Any) -> None:
     add("--device", default="cpu", metavar="NAME", help="cpu, cuda (all GPUs) or cuda:N (default: cpu)")
     add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
     add("--seed", type=int, default=0, metavar="N", help="of split, weights and blocks (default: 0)")
+    add("--fold", type=int, choices=range(10), default=0, metavar="I", help="tenth of the people that judges, 0 to 9")
     add("--start", type=Path, metavar="BUNDLE", help="begin with the weights of this bundle")
     recipe.set_defaults(run=run_local)
 
@@ -238,6 +239,7 @@ def run_local(args: argparse.Namespace) -> int:
         work=args.work or args.out.with_name(f"{args.out.name}-work"),
         label=args.label,
         seed=args.seed,
+        fold=args.fold,
         device=usable(args.device),
         hours=args.hours,
         start=args.start,

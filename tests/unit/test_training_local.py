@@ -102,6 +102,18 @@ def test_the_seed_changes_the_split_and_nine_people_are_too_few():
         split(all_scans[:9], 0)
 
 
+@settings(max_examples=10, deadline=None)
+@given(n=st.integers(10, 45), seed=st.integers(0, 99))
+def test_everybody_is_judged_once_in_ten_folds(n, seed):
+    all_scans = [scan(i, 20.0 + i) for i in range(n)]
+    folds = [split(all_scans, seed, fold) for fold in range(10)]
+    assert folds[0] == split(all_scans, seed)
+    assert Counter(s.person for parts in folds for s in parts["test"]) == Counter(s.person for s in all_scans)
+    for parts in folds:
+        assert sorted(s.person for of in parts.values() for s in of) == sorted(s.person for s in all_scans)
+        assert len({id(s) for s in parts["test"]} & {id(s) for s in parts["train"]}) == 0
+
+
 @given(step=st.integers(0, 1000))
 def test_the_coarser_ages_lose_their_weight_in_a_line(step):
     config = configure("tiny", None, steps=1000, auxiliary=2.0, auxiliary_until=0.5)
@@ -331,7 +343,7 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     steps = [line.split(",")[0] for line in (out / "curves.csv").read_text().splitlines()[1:]]
     assert [float(step) for step in steps] == [2, 4]
     assert main([*argv, "--steps", "4", "--seed", "1"]) == 2
-    assert "holds a run with other people, settings, label or seed" in capsys.readouterr().err
+    assert "holds a run with other people, settings, label, fold or seed" in capsys.readouterr().err
     assert main([*argv, "--out", str(people)]) == 2
     assert "holds no local model" in capsys.readouterr().err
     network = LocalUNet(**bundle.card["arguments"])

@@ -187,10 +187,11 @@ def _columns(path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def split(scans: Sequence[LocalScan], seed: int) -> dict[Part, list[LocalScan]]:
+def split(scans: Sequence[LocalScan], seed: int, fold: int = 0) -> dict[Part, list[LocalScan]]:
     """Train (6 of 10 people), validation (1), correction (2) and test (1), a person with all scans in one of them.
 
-    Each ten neighbours in study, site and age make a stratum, so that small studies join others.
+    Each ten neighbours in study, site and age make a stratum, so that small studies join others. The ten folds of a
+    seed move the parts on by a tenth each: everybody is once in ``test``.
 
     Raises
     ------
@@ -209,6 +210,7 @@ def split(scans: Sequence[LocalScan], seed: int) -> dict[Part, list[LocalScan]]:
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(strata, strata)
     turns: list[Part] = [part for part, tenths in TENTHS.items() for _ in range(tenths)]
     turns += ["train"] * (FOLDS - len(turns))
+    turns = turns[-fold:] + turns[:-fold]
     part_of = {ordered[i].person: part for part, (_, chosen) in zip(turns, folds, strict=True) for i in chosen}
     parts: dict[Part, list[LocalScan]] = {"train": [], "validation": [], "correction": [], "test": []}
     for scan in scans:

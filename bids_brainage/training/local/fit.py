@@ -84,7 +84,7 @@ def gather(recipe: Recipe) -> Data:
     kept, refused = store(found.scans, recipe.work / "maps", brain, seen, DEFAULT)
     found.left_out.update(refused)
     stored = {person.scan: person for person in kept}
-    parts = {part: [stored[s] for s in scans] for part, scans in split(list(stored), recipe.seed).items()}
+    parts = {part: [stored[s] for s in scans] for part, scans in split(list(stored), recipe.seed, recipe.fold).items()}
     LOG.info("people: %s", ", ".join(f"{len(_first(of))} {part}" for part, of in parts.items()))
     inner = tuple(slice(a, a + n) for a, n in zip(seen.inner.start, seen.inner.shape, strict=True))
     grown = np.pad(brain.data, [(0, max(0, part.stop - n)) for part, n in zip(inner, brain.data.shape, strict=True)])
@@ -129,7 +129,7 @@ def _same_run(recipe: Recipe, data: Data) -> None:
     path = recipe.work / SETTINGS
     if (recipe.work / f"{engine.LAST}.ckpt").is_file() and path.is_file() and read_json(path) != settings:
         raise UsageError(
-            f"{recipe.work}: holds a run with other people, settings, label or seed; "
+            f"{recipe.work}: holds a run with other people, settings, label, fold or seed; "
             "give another --work, or remove its last.ckpt, best.ckpt and curves.csv"
         )
     write_json(path, settings)

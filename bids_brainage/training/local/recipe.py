@@ -32,6 +32,8 @@ class Recipe:
     label : {"age", "truth"}
         What each voxel should say: the person's age, or the local age that was simulated there.
     seed : int
+    fold : int
+        Which tenth of the people is judged, 0 to 9.
     device : str
         ``cpu``, ``cuda`` or ``cuda:N``.
     hours : float
@@ -50,6 +52,7 @@ class Recipe:
     work: Path
     label: Literal["age", "truth"] = "age"
     seed: int = 0
+    fold: int = 0
     device: str = "cpu"
     hours: float = math.inf
     start: Path | None = None
@@ -80,6 +83,7 @@ class Recipe:
         words += ["--config", self.settings.name] if self.settings else []
         words += ["--start", self.start.name] if self.start else []
         words += ["--steps", f"{self.config.steps}", "--every", f"{self.config.every}", "--seed", f"{self.seed}"]
+        words += ["--fold", f"{self.fold}"] if self.fold else []
         return shlex.join(["brainage", "train", "local", *words, "--out", self.out.name])
 
 
