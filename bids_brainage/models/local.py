@@ -21,8 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bids_brainage.bids.tables import read_tsv
@@ -32,7 +30,7 @@ from bids_brainage.core.errors import BundleError, ScanError, UsageError
 from bids_brainage.core.files import atomic
 from bids_brainage.core.types import Prediction, Sex, VoxelMaps
 from bids_brainage.image.io import Volume, read, refines, resample, window
-from bids_brainage.image.network import has_bfloat16
+from bids_brainage.image.network import fill, has_bfloat16
 from bids_brainage.image.template import Template
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, SEX_CODE, SEX_MISSING, LocalConformal, Model
 from bids_brainage.models.networks.inference import Window, monte_carlo, predict_several, window_around
@@ -40,7 +38,7 @@ from bids_brainage.models.networks.local_unet import UNITS, LocalUNet
 from bids_brainage.models.networks.standard import read_reference, standardised
 from bids_brainage.stats.voxel_bins import VoxelBins, read_voxel_bins
 
-WEIGHTS, BRAIN, RESIDUALS, BINS = "model.safetensors", "brain.npz", "residuals.tsv", "voxel_bins.safetensors"
+BRAIN, RESIDUALS, BINS = "brain.npz", "residuals.tsv", "voxel_bins.safetensors"
 REFERENCE = "reference.npz"
 TISSUES = ("gm_modulated", "wm_modulated")
 TISSUE_IN_BRAIN = 0.1
@@ -122,7 +120,7 @@ class LocalModel(Model[LocalInputs]):
         super().__init__(bundle)
         try:
             self._read()
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError, UsageError) as error:
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, UsageError) as error:
             reason = " ".join(str(error).split())[:160]
             raise BundleError(
                 f"{bundle.folder}: not a bundle of the local architecture ({reason}); train it again"
@@ -133,9 +131,8 @@ class LocalModel(Model[LocalInputs]):
         with np.load(self.bundle.file(BRAIN), allow_pickle=False) as stored:
             self.brain = Volume(stored["mask"].astype(bool), stored["affine"].astype(np.float64))
         self.window = window_around(self.brain.data)
-        self.network = LocalUNet(**card["arguments"])
-        self.network.load_state_dict(load_file(self.bundle.file(WEIGHTS)))
-        self.network.eval().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network = fill(LocalUNet(**card["arguments"]), self.bundle)
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         wanted = card.get("standardised", False)
         self.reference = read_reference(self.bundle.file(REFERENCE), self.window.shape) if wanted else None
         told = card["prediction"]

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core.bundle import Bundle, save
 from bids_brainage.image.io import save as save_image
+from bids_brainage.image.network import WEIGHTS
 from bids_brainage.image.template import DEFAULT, template
-from bids_brainage.models.local import BINS, BRAIN, RESIDUALS, WEIGHTS, brain_of, write_brain
+from bids_brainage.models.local import BINS, BRAIN, RESIDUALS, brain_of, write_brain
 from bids_brainage.models.networks.local_unet import LocalUNet
 from bids_brainage.stats.voxel_bins import fit_voxel_bins, write_voxel_bins
 

@@ -16,9 +16,10 @@ from bids_brainage.core import bundle as bundles
 from bids_brainage.core.errors import BundleError, ScanError, UsageError
 from bids_brainage.core.types import Age, Scan, VoxelMaps
 from bids_brainage.image.io import read, save
+from bids_brainage.image.network import WEIGHTS
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.models.base import load_model
-from bids_brainage.models.local import BINS, WEIGHTS
+from bids_brainage.models.local import BINS
 from bids_brainage.models.networks.inference import predict_whole
 from bids_brainage.models.registry import PACKAGED
 from bids_brainage.options import Options
@@ -162,7 +163,7 @@ def test_a_map_that_is_no_brains_is_an_error(bundle, maps, factor, shift):
     ("card", "words"),
     [
         ({"maps": ["age"]}, "do not give the maps"),
-        ({"arguments": ARGUMENTS | {"channels": 2}}, "size mismatch"),
+        ({"arguments": ARGUMENTS | {"channels": 2}}, "not the weights of the architecture local"),
         ({"arguments": {"width": 2}}, "width"),
         ({"needs": ["gm_modulated", "wm_modulated"]}, "other inputs than it needs"),
         ({"prediction": {}}, "mean_age"),

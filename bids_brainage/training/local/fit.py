@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import CARD, Bundle
-from bids_brainage.core.errors import UsageError
+from bids_brainage.core.errors import BundleError, UsageError
 from bids_brainage.core.files import atomic, copy, read_json, sha256_of, write_json
+from bids_brainage.image.network import WEIGHTS, fill
 from bids_brainage.image.template import DEFAULT, template
-from bids_brainage.models.local import BINS, BRAIN, REFERENCE, RESIDUALS, WEIGHTS, brain_of, write_brain
+from bids_brainage.models.local import BINS, BRAIN, REFERENCE, RESIDUALS, brain_of, write_brain
 from bids_brainage.models.networks.inference import window_around
 from bids_brainage.models.networks.local_unet import LocalUNet
 from bids_brainage.models.networks.standard import reference_of, write_reference
@@ -141,8 +142,8 @@ def _begin(network: LocalUNet, start: Path | None) -> Mapping[str, Any] | None:
         return None
     bundle = bundles.load(start)
     try:
-        network.load_state_dict(load_file(bundle.file(WEIGHTS)))
-    except (KeyError, RuntimeError):
+        fill(network, bundle)
+    except BundleError:
         raise UsageError(f"{start}: its weights are of another network; start from one with these settings") from None
     return {"bundle": bundle.digest, "training": bundle.card["training"]}
 
