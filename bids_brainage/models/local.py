@@ -4,7 +4,7 @@ Popescu et al. (2021), Frontiers in Aging Neuroscience 13:761954. The brain age 
 the uncertainty at a voxel the SD under Monte Carlo dropout. All voxels come from one pass over the whole brain.
 
 Beside what every card has, this one has ``arguments`` (of :class:`LocalUNet`), ``standardised`` (whether the network
-sees deviations from ``reference.npz``), ``template``, ``age_range``, ``maps``
+sees deviations from ``reference.npz``, in the direction of age), ``template``, ``age_range``, ``maps``
 (``age``, ``sd``, ``gap_corrected``, as far as the bundle gives them) and ``prediction``: ``mean_age`` (of training,
 years), ``coverage`` and ``bandwidth`` (years) of the interval, and ``samples`` and ``dropped_from`` of
 :func:`~bids_brainage.models.networks.inference.monte_carlo`.

@@ -253,7 +253,8 @@ def test_maps_are_stored_as_the_model_reads_them_and_unusable_ones_named(people,
 def test_blocks_are_deviations_from_the_people_who_train_at_their_own_place(tmp_path):
     rng = np.random.default_rng(0)
     maps = rng.random((2, 60, 64, 56), np.float32)
-    reference = reference_of([maps, rng.random(maps.shape, np.float32), rng.random(maps.shape, np.float32)])
+    people = [maps, rng.random(maps.shape, np.float32), rng.random(maps.shape, np.float32)]
+    reference = reference_of(zip(people, (30.0, 50.0, 80.0), strict=True))
     blocks = blocks_of(tmp_path, maps, np.ones((20, 24, 16), bool), None, sex=False)
     blocks.reference = reference
     whole = standardised(np.load(blocks.people[0].maps).astype(np.float32), reference)

@@ -1,6 +1,7 @@
-"""Tissue maps as deviations from those of the people who trained a model, place by place.
+"""Tissue maps as deviations from those of the people who trained a model, place by place, in the direction of age.
 
-A convolution does not know where it is; the deviation from what is usual there tells it what matters.
+A convolution does not know where it is, and the same tissue is lost with age in one place and not in another. What a
+deviation there has to do with age is told to it.
 """
 
 from __future__ import annotations
@@ -17,32 +18,40 @@ from bids_brainage.core.files import atomic
 LEAST_SD = 0.05
 """Added to the SD, in units of the maps: where people hardly differ, small differences stay small."""
 MOST = 4.0
+NO_SPREAD = 1e-9
 
 
 class Reference(NamedTuple):
-    """Mean and SD over people of grey and white matter, float32, (2, x, y, z) each."""
+    """Of grey and white matter over people, float32, (2, x, y, z) each: mean, SD, and correlation with age."""
 
     mean: NDArray[np.float32]
     sd: NDArray[np.float32]
+    ageing: NDArray[np.float32]
 
 
-def reference_of(people: Iterable[NDArray[np.floating]]) -> Reference:
-    """Mean and SD of the maps (2, x, y, z) of people, one at a time; rounded to what is stored."""
-    count = 0
-    total, squares = np.zeros((), np.float64), np.zeros((), np.float64)
-    for maps in people:
+def reference_of(people: Iterable[tuple[NDArray[np.floating], float]]) -> Reference:
+    """Of the maps (2, x, y, z) and ages (years) of people, one at a time; rounded to what is stored."""
+    sums = [np.zeros((), np.float64) for _ in range(3)]
+    ages = []
+    for maps, age in people:
         values = maps.astype(np.float64)
-        count, total, squares = count + 1, total + values, squares + values**2
-    mean = total / count
-    sd = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    rounded = [np.asarray(part, np.float16).astype(np.float32) for part in (mean, sd)]
-    return Reference(rounded[0], rounded[1])
+        ages.append(age)
+        sums = [total + part for total, part in zip(sums, (values, values**2, values * age), strict=True)]
+    mean, square, product = (total / len(ages) for total in sums)
+    sd = np.sqrt(np.maximum(square - mean**2, 0))
+    spread = sd * np.std(ages)
+    ageing = np.divide(product - mean * np.mean(ages), spread, out=np.zeros_like(mean), where=spread > NO_SPREAD)
+    rounded = [np.asarray(part, np.float16).astype(np.float32) for part in (mean, sd, np.clip(ageing, -1, 1))]
+    return Reference(*rounded)
 
 
 def standardised(maps: NDArray[np.float32], reference: Reference) -> NDArray[np.float32]:
-    """Deviations in SDs, at most 4 either way, of maps (2, x, y, z)."""
+    """Deviations of maps (2, x, y, z) in SDs, at most 4 either way, times their correlation with age there.
+
+    Positive is what is usual in the old, and large where age tells.
+    """
     away = (maps - reference.mean) / (reference.sd + np.float32(LEAST_SD))
-    return np.clip(away, -MOST, MOST).astype(np.float32, copy=False)
+    return (np.clip(away, -MOST, MOST) * reference.ageing).astype(np.float32, copy=False)
 
 
 def write_reference(reference: Reference, path: Path) -> Path:

@@ -26,7 +26,7 @@ class Config:
     unit : float
         Of the network: years that 1 stands for inside.
     standardise : bool
-        Whether the network sees deviations from the people who train, place by place.
+        Whether the network sees deviations from the people who train, place by place and in the direction of age.
     sex : bool
         Whether the person's sex is a third input.
     resolution : float
@@ -121,14 +121,13 @@ PRESETS: Mapping[str, Config] = {
     "default": Config(),
     "compact": Config(
         resolution=3.0,
-        crop=60,
-        batch=8,
-        whole=0.1,
+        crop=0,
+        batch=2,
         rate=2e-3,
         averaging=0.99,
         jitter=0.03,
-        steps=3000,
-        every=250,
+        steps=1200,
+        every=100,
         validate=20,
     ),
     "tiny": Config(

@@ -90,7 +90,8 @@ def gather(recipe: Recipe) -> Data:
     inner = tuple(slice(a, a + n) for a, n in zip(seen.inner.start, seen.inner.shape, strict=True))
     grown = np.pad(brain.data, [(0, max(0, part.stop - n)) for part, n in zip(inner, brain.data.shape, strict=True)])
     trained = parts["train"]
-    reference = reference_of(np.load(person.maps) for person in _first(trained)) if config.standardise else None
+    known = ((np.load(person.maps), person.scan.age) for person in _first(trained))
+    reference = reference_of(known) if config.standardise else None
     truth = recipe.label == "truth"
     return Data(found, parts, Blocks(trained, grown[inner], config, seed=recipe.seed, truth=truth, reference=reference))
 
