@@ -4,7 +4,8 @@ Popescu et al. (2021), Frontiers in Aging Neuroscience 13:761954. The brain age 
 the uncertainty at a voxel the SD under Monte Carlo dropout. All voxels come from one pass over the whole brain.
 
 Beside what every card has, this one has ``arguments`` (of :class:`LocalUNet`), ``standardised`` (whether the network
-sees deviations from ``reference.npz``, in the direction of age), ``template``, ``age_range``, ``maps``
+sees deviations from ``reference.npz``, in the direction of age), ``context`` (whether it is told
+their means over the brain), ``template``, ``age_range``, ``maps``
 (``age``, ``sd``, ``gap_corrected``, as far as the bundle gives them) and ``prediction``: ``mean_age`` (of training,
 years), ``coverage`` and ``bandwidth`` (years) of the interval, and ``samples`` and ``dropped_from`` of
 :func:`~bids_brainage.models.networks.inference.monte_carlo`.
@@ -35,7 +36,7 @@ from bids_brainage.image.template import Template
 from bids_brainage.models.base import BRAIN_AGE_OUTSIDE_TRAINING_RANGE, SEX_CODE, SEX_MISSING, LocalConformal, Model
 from bids_brainage.models.networks.inference import Window, monte_carlo, predict_several, window_around
 from bids_brainage.models.networks.local_unet import UNITS, LocalUNet
-from bids_brainage.models.networks.standard import read_reference, standardised
+from bids_brainage.models.networks.standard import means_over, read_reference, standardised, with_constants
 from bids_brainage.stats.voxel_bins import VoxelBins, read_voxel_bins
 
 BRAIN, RESIDUALS, BINS = "brain.npz", "residuals.tsv", "voxel_bins.safetensors"
@@ -131,6 +132,7 @@ class LocalModel(Model[LocalInputs]):
         with np.load(self.bundle.file(BRAIN), allow_pickle=False) as stored:
             self.brain = Volume(stored["mask"].astype(bool), stored["affine"].astype(np.float64))
         self.window = window_around(self.brain.data)
+        self._brain_seen = window(self.brain, self.window.start, self.window.shape).data
         self.network = fill(LocalUNet(**card["arguments"]), self.bundle)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         wanted = card.get("standardised", False)
@@ -144,7 +146,9 @@ class LocalModel(Model[LocalInputs]):
         gives = {"age": True, "sd": self.samples > 1, "gap_corrected": BINS in card["files"]}
         if [name for name, is_given in gives.items() if is_given] != list(card["maps"]):
             raise ValueError(f"its files do not give the maps {', '.join(card['maps'])} of its card")
-        if self.age_range is None or self.network.inputs != len(TISSUES) + ("sex" in self.needs):
+        self.context = bool(card.get("context", False))
+        constants = ("sex" in self.needs) + len(TISSUES) * self.context
+        if self.age_range is None or self.network.inputs != len(TISSUES) + constants:
             raise ValueError("it has no age_range, or its network takes other inputs than it needs")
         if not 0 <= self.dropped_from < UNITS:
             raise ValueError(f"dropped_from is {self.dropped_from}, the units are 0 to {UNITS - 1}")
@@ -158,10 +162,9 @@ class LocalModel(Model[LocalInputs]):
     def tensor(self, person: LocalInputs) -> Tensor:
         """What the network takes, (1, inputs, x, y, z)."""
         seen = person.maps if self.reference is None else standardised(person.maps, self.reference)
-        maps = torch.from_numpy(seen)
-        if self.network.inputs > len(maps):
-            maps = torch.cat([maps, maps.new_full((1, *maps.shape[1:]), SEX_CODE[person.sex])])
-        return maps[None].contiguous(memory_format=torch.channels_last_3d)
+        constants = [SEX_CODE[person.sex]] if "sex" in self.needs else []
+        constants += means_over(seen, self._brain_seen) if self.context else []
+        return torch.from_numpy(with_constants(seen, constants))[None].contiguous(memory_format=torch.channels_last_3d)
 
     def predict(self, inputs: Sequence[LocalInputs]) -> list[Prediction]:
         """Brain ages with 90 % prediction intervals and maps, in years.

@@ -9,9 +9,11 @@ from bids_brainage.models.networks.standard import (
     LEAST_SD,
     MOST,
     Reference,
+    means_over,
     read_reference,
     reference_of,
     standardised,
+    with_constants,
     write_reference,
 )
 
@@ -51,3 +53,15 @@ def test_a_reference_comes_back_as_it_was_and_another_size_is_refused(tmp_path):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="not of the shape"):
         read_reference(path, (3, 4, 6))
+
+
+def test_constants_come_after_the_maps_and_means_are_over_the_brain_alone():
+    maps = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+    brain = np.zeros((3, 4, 5), bool)
+    brain[1, 2, 3] = brain[0, 0, 0] = True
+    means = means_over(maps, brain)
+    assert means == pytest.approx([(part[1, 2, 3] + part[0, 0, 0]) / 2 for part in maps])
+    found = with_constants(maps, [-0.5, *means])
+    np.testing.assert_array_equal(found[:2], maps)
+    assert [np.unique(channel) for channel in found[2:]] == pytest.approx([-0.5, *means])
+    assert with_constants(maps, []) is maps

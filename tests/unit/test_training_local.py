@@ -28,7 +28,8 @@ from bids_brainage.training.local import judge, net
 from bids_brainage.training.local.card import age_range
 from bids_brainage.training.local.config import PRESETS, configure
 from bids_brainage.training.local.data import LocalScan, find_scans, people_of, split
-from bids_brainage.training.local.store import Batch, Blocks, Stored, store
+from bids_brainage.training.local.recipe import Recipe
+from bids_brainage.training.local.store import Batch, Blocks, Stored, Wholes, store
 
 COARSE = 6.0
 STEM = f"space-{DEFAULT}_res-6"
@@ -150,7 +151,7 @@ def test_a_block_s_label_lies_where_a_network_that_copies_the_centre_finds_it(tm
 def test_a_block_gives_what_the_whole_brain_gives_there(tmp_path):
     """With the whole's gates and aligned poolings, the network's ages of a block are those of the same voxels."""
     torch.manual_seed(0)
-    network = LocalUNet(inputs=3, channels=2, reduction=1)
+    network = LocalUNet(inputs=5, channels=2, reduction=1)
     brain = np.ones((24, 20, 16), bool)
     maps = np.random.default_rng(0).random((2, *(size + 2 * MARGIN for size in brain.shape)))
     blocks = blocks_of(tmp_path, maps, brain, None)
@@ -255,7 +256,7 @@ def test_blocks_are_deviations_from_the_people_who_train_at_their_own_place(tmp_
     maps = rng.random((2, 60, 64, 56), np.float32)
     people = [maps, rng.random(maps.shape, np.float32), rng.random(maps.shape, np.float32)]
     reference = reference_of(zip(people, (30.0, 50.0, 80.0), strict=True))
-    blocks = blocks_of(tmp_path, maps, np.ones((20, 24, 16), bool), None, sex=False)
+    blocks = blocks_of(tmp_path, maps, np.ones((20, 24, 16), bool), None, sex=False, context=False)
     blocks.reference = reference
     whole = standardised(np.load(blocks.people[0].maps).astype(np.float32), reference)
     start = np.array((3, 5, 2))
@@ -320,6 +321,17 @@ def test_a_run_without_a_better_validation_ends_by_patience(people, tmp_path):
     assert [float(step) for step in steps] == [1, 2]
 
 
+def _sees_what_it_was_trained_on(model, people, out, settings):
+    """Maps, sex and means over the brain reach the network as in training, but for the rounding of stored maps."""
+    work = out.with_name(f"{out.name}-work")
+    data = recipe.gather(Recipe((people,), out, configure("tiny", settings), work, label="truth"))
+    person = data.parts["test"][0]
+    artefacts = {"gm_modulated": person.scan.gm, "wm_modulated": person.scan.wm, "sex": person.scan.sex}
+    seen, trained = model.tensor(model.prepare(artefacts)), Wholes(data.blocks, [person])[0].maps
+    assert seen.shape[1] == 5
+    np.testing.assert_allclose(seen, trained, atol=0.02)
+
+
 @pytest.mark.slow
 def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_path, capsys):
     """The whole command: train, judge, write; predict as the app does; go on; refuse another run's folder."""
@@ -339,6 +351,7 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     assert model.reference is not None
     assert np.isfinite(prediction.maps.age[model.brain.data]).all()
     assert model.voxel_bins() is not None
+    _sees_what_it_was_trained_on(model, people, out, tmp_path / "coarse.toml")
     assert main([*argv, "--steps", "4", "--every", "2"]) == 0
     assert bundles.load(out).card["training"]["complete"]
     steps = [line.split(",")[0] for line in (out / "curves.csv").read_text().splitlines()[1:]]

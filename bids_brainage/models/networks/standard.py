@@ -6,7 +6,7 @@ deviation there has to do with age is told to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,17 @@ def standardised(maps: NDArray[np.float32], reference: Reference) -> NDArray[np.
     """
     away = (maps - reference.mean) / (reference.sd + np.float32(LEAST_SD))
     return (np.clip(away, -MOST, MOST) * reference.ageing).astype(np.float32, copy=False)
+
+
+def means_over(maps: NDArray[np.float32], brain: NDArray[np.bool_]) -> list[float]:
+    """What the network is told of the whole brain wherever it looks: the mean of each map (2, x, y, z) over it."""
+    return [float(value) for value in maps[:, brain].mean(1, dtype=np.float64)]
+
+
+def with_constants(maps: NDArray[np.float32], values: Sequence[float]) -> NDArray[np.float32]:
+    """Maps (2, x, y, z) and, after them, a channel for each value."""
+    channels = [np.full((1, *maps.shape[1:]), value, np.float32) for value in values]
+    return np.concatenate([maps, *channels]) if channels else maps
 
 
 def write_reference(reference: Reference, path: Path) -> Path:

@@ -48,6 +48,7 @@ def describe(
         "age_range": list(age_range(np.array([person.scan.age for person in data.parts["train"]]))),
         "arguments": config.arguments,
         "standardised": config.standardise,
+        "context": config.context,
         "maps": [name for name, is_given in gives.items() if is_given],
         "memory_gb": MEMORY_GB,
         "prediction": {

@@ -27,8 +27,8 @@ class Config:
         Of the network: years that 1 stands for inside.
     standardise : bool
         Whether the network sees deviations from the people who train, place by place and in the direction of age.
-    sex : bool
-        Whether the person's sex is a third input.
+    sex, context : bool
+        Whether the person's sex, and the mean of each map over the whole brain, are inputs too.
     resolution : float
         Voxel size of the maps, mm.
     crop : int
@@ -70,6 +70,7 @@ class Config:
     unit: float = 20.0
     standardise: bool = True
     sex: bool = True
+    context: bool = True
     resolution: float = RESOLUTION
     crop: int = 84
     batch: int = 4
@@ -114,16 +115,17 @@ class Config:
         named = {
             name: getattr(self, name) for name in ("channels", "reduction", "dropout", "slope", "unit", "dropped_from")
         }
-        return {"inputs": 3 if self.sex else 2, **named}
+        return {"inputs": 2 + self.sex + 2 * self.context, **named}
 
 
 PRESETS: Mapping[str, Config] = {
     "default": Config(),
     "compact": Config(
         resolution=3.0,
-        crop=0,
-        batch=2,
-        rate=2e-3,
+        crop=60,
+        batch=8,
+        whole=0.15,
+        rate=5e-4,
         averaging=0.99,
         jitter=0.03,
         steps=1200,
@@ -148,6 +150,7 @@ PRESETS: Mapping[str, Config] = {
         dropout=0.2,
         unit=1.0,
         standardise=False,
+        context=False,
         crop=52,
         batch=32,
         whole=0.0,

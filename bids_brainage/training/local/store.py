@@ -21,7 +21,7 @@ from bids_brainage.models.base import SEX_CODE
 from bids_brainage.models.local import read_tissues
 from bids_brainage.models.networks.inference import Window
 from bids_brainage.models.networks.local_unet import MARGIN
-from bids_brainage.models.networks.standard import Reference, standardised
+from bids_brainage.models.networks.standard import Reference, means_over, standardised, with_constants
 from bids_brainage.training.local.config import Config
 from bids_brainage.training.local.data import LocalScan
 
@@ -153,6 +153,7 @@ class Blocks(Dataset[Batch]):
         self.mean_age = round(float(np.mean([person.scan.age for person in people])), 2)
         x, y, z = (size + 2 * MARGIN for size in brain.shape)
         self.whole: Shape = (x, y, z)
+        self._means: dict[Path, list[float]] = {}
         self._places = np.argwhere(brain).astype(np.int16)
 
     def __len__(self) -> int:
@@ -180,6 +181,15 @@ class Blocks(Dataset[Batch]):
         start = self._places[rng.integers(len(self._places))] - rng.integers(0, given)
         return np.clip(start, 0, np.maximum(0, np.array(self.brain.shape) - given))
 
+    def constants(self, person: Stored) -> list[float]:
+        """What is the same at every voxel of a person: the code of the sex, and means over the whole brain."""
+        found = [SEX_CODE[person.scan.sex]] if self.config.sex else []
+        if self.config.context and person.maps not in self._means:
+            maps = np.load(person.maps).astype(np.float32)
+            maps = maps if self.reference is None else standardised(maps, self.reference)
+            self._means[person.maps] = means_over(maps, np.pad(self.brain, MARGIN))
+        return found + (self._means[person.maps] if self.config.context else [])
+
     def item(self, person: Stored, start: NDArray[np.int_], size: Shape, rng: np.random.Generator | None) -> Batch:
         """One block of a person; without a generator, as it is."""
         x, y, z = (side - 2 * MARGIN for side in size)
@@ -198,8 +208,7 @@ class Blocks(Dataset[Batch]):
             maps = standardised(maps, here)
         if rng is not None and self.config.flip and rng.random() < 0.5:
             maps, ages, inside = maps[:, ::-1], ages[::-1], inside[::-1]
-        if self.config.sex:
-            maps = np.concatenate([maps, np.full((1, *size), SEX_CODE[person.scan.sex], np.float32)])
+        maps = with_constants(maps, self.constants(person))
         parts = (maps, ages - np.float32(self.mean_age), inside)
         return Batch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
 
