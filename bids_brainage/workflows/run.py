@@ -15,7 +15,7 @@ from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import make_writable, read_json, refresh
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
-from bids_brainage.workflows.fingerprint import fingerprint
+from bids_brainage.workflows.fingerprint import fingerprint, read
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools
 from bids_brainage.workflows.scratch import clean, missing
 
@@ -111,7 +111,10 @@ def find(options: Options) -> inputs.Dataset:
 
 
 def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job]:
-    """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete)."""
+    """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete).
+
+    A scan is read only where its own files decide, and are not known by their stamps.
+    """
     from bids_brainage.image.template import template_digest
     from bids_brainage.workflows.participant import made_by, plan
     from bids_brainage.workflows.scan_maps import promised
@@ -164,6 +167,9 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
     from bids_brainage.workflows import engine
 
     work = work_dir(options)
+    for job in todo:
+        sums, job.stamps = read(job.scan)
+        job.fingerprint = sums | job.fingerprint
     workflow = engine.build(todo, options, tools, device, threads, work)
     for job in todo:
         outputs.begin(job.scan, options.out_dir, options.template, minimal=options.minimal_outputs)
