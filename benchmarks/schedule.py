@@ -53,19 +53,20 @@ class Cluster:
 
 
 class Task(NamedTuple):
-    """Scans ``first`` up to ``last``, of which ``done`` are complete, to be run from ``ready`` on, seconds."""
+    """Scans ``first`` up to ``last``, of which ``done`` are over and ``begun`` more were begun, from ``ready`` s on."""
 
     ready: float
     first: int
     last: int
     done: int = 0
+    begun: int = 0
 
 
 class Schedule(NamedTuple):
     """What became of it: hours to the end, share of the slots' time in use, and so on.
 
     ``scratch`` is the largest number of scans whose intermediate files lay there at once, with ``--clean-workdir``;
-    ``left`` the number of those that are never removed, for a scan of their task failed.
+    ``left`` the number of those that stay at the end: of the scans that failed.
     """
 
     hours: float
@@ -114,16 +115,28 @@ def simulate(cluster: Cluster, scans: int, per_task: int, seed: int = 0) -> Sche
         ends = began + speed[node] * (start + np.cumsum(seconds[task.first + task.done : task.last]))
         breaks = float(failures[node][np.searchsorted(failures[node], began)])
         done = int(np.searchsorted(ends, breaks, side="right"))
-        changes += [(float(when), 1) for when in ends[:done]]
+        starts, gone = scratch(cluster.task_cores, began, ends, bad[task.first + task.done : task.last], breaks)
+        changes += [(when, 1) for when in starts[task.begun :]] + [(when, -1) for when in gone]
         if done < len(ends):
-            heapq.heappush(queue, Task(breaks, task.first, task.last, task.done + done))
+            heapq.heappush(queue, Task(breaks, task.first, task.last, task.done + done, len(starts) - done))
             requeued, finish, free = requeued + 1, breaks, breaks + cluster.repair
         else:
             finish = free = float(ends[-1])
-            changes += [] if bad[task.first : task.last].any() else [(finish, task.first - task.last)]
         used, end = used + finish - began, max(end, finish)
         heapq.heappush(slots, (free, node))
     return _summed(changes, end, used, len(slots), cluster, requeued, int(bad.sum()))
+
+
+def scratch(
+    cores: int, began: float, ends: NDArray[np.float64], bad: NDArray[np.bool_], breaks: float
+) -> tuple[list[float], list[float]]:
+    """When intermediate files of scans came, and when they went, in one try of a task, seconds.
+
+    A task works at as many scans as it has cores. The files of a scan go when it is complete; where it fails, or the
+    node ``breaks``, they stay.
+    """
+    starts = np.concatenate([np.full(min(cores, len(ends)), began), ends[:-cores]])
+    return starts[starts < breaks].tolist(), ends[(ends <= breaks) & ~bad].tolist()
 
 
 def _summed(
@@ -131,7 +144,7 @@ def _summed(
 ) -> Schedule:
     """The figures of a schedule; ``changes``: when how many scans came to, or left, the work folder."""
     when, change = (np.array(column) for column in zip(*changes, strict=True))
-    there = np.cumsum(change[np.lexsort((-change, when))])
+    there = np.cumsum(change[np.lexsort((change, when))])
     core_hours = used * cluster.task_cores / HOUR
     return Schedule(
         end / HOUR, used / (slots * end), core_hours, requeued, failed, int(there.max(initial=0)), int(there[-1])

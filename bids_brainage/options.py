@@ -48,7 +48,11 @@ class Options:
         metavar="FILE",
     )
     bids_database_dir: Path | None = option(
-        None, "folder of a saved dataset index; made when it is not there", "Which scans", metavar="DIR", made=True
+        None,
+        "folder of a saved index of the whole dataset, made when it is not there; not used with --participant-label",
+        "Which scans",
+        metavar="DIR",
+        made=True,
     )
     skip_bids_validation: bool = option(False, "do not check the dataset with the BIDS validator first", "Which scans")
     derivatives: tuple[str, ...] = option(
@@ -128,7 +132,7 @@ class Options:
     )
     stop_on_first_crash: bool = option(False, "stop at the first scan that fails", "How it runs")
     clean_workdir: bool = option(
-        False, "remove the intermediate files of this run when all scans are complete", "How it runs"
+        False, "remove the intermediate files of each scan as soon as it is complete", "How it runs"
     )
     dry_run: bool = option(False, "say what would run, and stop", "How it runs")
     write_graph: bool = option(False, "draw the workflow into OUT_DIR/logs", "How it runs")

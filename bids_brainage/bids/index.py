@@ -53,29 +53,29 @@ def parse_name(name: str) -> Name | None:
 
 
 class Folders(NamedTuple):
-    """Participants and sessions by the folders that are there.
+    """Participants by the folders that are there.
 
     Attributes
     ----------
-    sessions : dict
-        Session labels by participant label, both sorted; empty where there are no session folders.
+    subjects : list of str
+        Labels of participants, sorted.
     dangling : list of Path
         Participant folders that are links to nowhere.
     """
 
-    sessions: dict[str, tuple[str, ...]]
+    subjects: list[str]
     dangling: list[Path]
 
 
 def folders(root: Path) -> Folders:
-    """List the participants and their sessions.
+    """List the participants; their own folders are not looked into.
 
     Raises
     ------
     UsageError
         Where the dataset cannot be listed.
     """
-    sessions, dangling = {}, []
+    subjects, dangling = [], []
     try:
         entries = sorted(_entries(root), key=lambda e: e.name)
     except OSError as error:
@@ -84,14 +84,14 @@ def folders(root: Path) -> Folders:
         if not entry.name.startswith("sub-"):
             continue
         if entry.is_dir():
-            sessions[entry.name.removeprefix("sub-")] = _sessions(Path(entry.path))
+            subjects.append(entry.name.removeprefix("sub-"))
         elif entry.is_symlink():
             dangling.append(Path(entry.path))
-    return Folders(sessions, dangling)
+    return Folders(subjects, dangling)
 
 
-def _sessions(folder: Path) -> tuple[str, ...]:
-    """Session labels of a participant; none where its folder cannot be listed (:func:`unlistable` tells)."""
+def sessions_in(folder: Path) -> tuple[str, ...]:
+    """Session labels of a participant, sorted; none where its folder cannot be listed (:func:`unlistable` tells)."""
     try:
         return tuple(
             sorted(e.name.removeprefix("ses-") for e in _entries(folder) if e.name.startswith("ses-") and e.is_dir())
@@ -118,11 +118,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def listed(root: Path, sessions: dict[str, tuple[str, ...]]) -> list[Path]:
-    """Every T1w file by plain listing of the ``anat`` folders; sorted, without folders that cannot be listed."""
+    """Every T1w file by plain listing of the ``anat`` folders; sorted, without people of whom one cannot be listed."""
     found: list[Path] = []
     for subject, of_one in sessions.items():
         with suppress(OSError):
-            found += _listed(root / f"sub-{subject}", of_one)
+            found += list(_listed(root / f"sub-{subject}", of_one))
     return sorted(found)
 
 
@@ -135,9 +135,12 @@ def _listed(folder: Path, sessions: tuple[str, ...]) -> Iterator[Path]:
 
 
 def t1w_files(
-    root: Path, sessions: dict[str, tuple[str, ...]], database_dir: Path | None = None, only: Collection[str] = ()
+    root: Path, sessions: dict[str, tuple[str, ...]], database_dir: Path | None = None, *, chosen: bool = False
 ) -> list[Path]:
-    """Every T1w file of a dataset, through pybids; sorted.
+    """Every T1w file of a dataset, through pybids, or of chosen participants, by listing their folders; sorted.
+
+    pybids asks the file system about every entry at the root, and a saved index must be held against a listing anyway:
+    for chosen participants neither is worth its calls.
 
     With ``database_dir`` pybids' index is kept in its subfolder ``bids-brainage`` (apart from other tools' indexes,
     which hold other files). It is used when it names exactly the files that a plain listing of the ``anat`` folders
@@ -148,17 +151,19 @@ def t1w_files(
     root : Path
         Absolute path of the dataset.
     sessions
-        From :func:`folders`.
-    only
-        Labels of participants; without a saved index only these are looked at.
+        Session labels by participant label, of all participants that are wanted (:func:`sessions_in`).
+    chosen
+        Whether these are not all of the dataset: then a saved index is neither used nor made.
 
     Raises
     ------
     UsageError
         Where ``database_dir`` cannot be written.
     """
+    if chosen:
+        return listed(root, sessions)
     if database_dir is None:
-        return _index(root, sessions, None, only)
+        return _index(root, sessions, None)
     return _saved(root, Path(database_dir).absolute() / FOLDER, sessions)
 
 
@@ -176,12 +181,12 @@ def _layout(root: Path, database: Path | None, only: Collection[str] = (), *, an
     return BIDSLayout(root, validate=False, database_path=database, reset_database=anew, indexer=indexer)
 
 
-def _index(root: Path, sessions: Iterable[str], database: Path | None, only: Collection[str] = ()) -> list[Path]:
+def _index(root: Path, sessions: Iterable[str], database: Path | None) -> list[Path]:
     """Index the dataset; pybids ends at a folder that it may not read, so such participants are left out then."""
     try:
-        return _query(_layout(root, database, only))
+        return _query(_layout(root, database))
     except PermissionError:
-        able = [subject for subject in only or sessions if not unlistable(root / f"sub-{subject}")]
+        able = [subject for subject in sessions if not unlistable(root / f"sub-{subject}")]
         return _query(_layout(root, database, able)) if able else []
 
 

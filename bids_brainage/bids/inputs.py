@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bids_brainage.bids import reuse
 from bids_brainage.bids.ages import Register
 from bids_brainage.bids.filters import Filter, read_filter
-from bids_brainage.bids.index import Folders, folders, parse_name, t1w_files, unlistable
+from bids_brainage.bids.index import Folders, folders, parse_name, sessions_in, t1w_files, unlistable
 from bids_brainage.bids.tables import ANNEX_POINTER, NO_CONTENT
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import read_json
@@ -87,15 +87,15 @@ def find_scans(
     kind = check_dataset(root)
     there = folders(root)
     subjects = _subjects(root, there, participant_label)
-    sessions = _sessions(root, {s: there.sessions.get(s, ()) for s in subjects}, session_label)
-    choice = _Choice(root, frozenset(subjects), sessions, read_filter(bids_filter))
-    files = t1w_files(root, there.sessions, database_dir, subjects if participant_label else ())
-    images, skipped, broken = _sort(root, [path for path in files if choice.subject(path) in choice.subjects])
+    sessions = {subject: sessions_in(root / f"sub-{subject}") for subject in subjects}
+    wanted = _sessions(root, sessions, session_label)
+    choice = _Choice(root, frozenset(subjects), wanted, read_filter(bids_filter))
+    images, skipped, broken = _sort(root, t1w_files(root, sessions, database_dir, chosen=bool(participant_label)))
     if kind == "derivative" and not images and not broken:
         what = "is a derivative dataset without a raw T1w image"
         raise UsageError(f"{root}: {what}; give the raw dataset, and this one by --derivatives NAME=PATH")
     kept = [image for image in images if choice.takes(image.path)]
-    scans, unclear, notes = _complete(root, kept, images, there, derivatives or {})
+    scans, unclear, notes = _complete(root, kept, images, sessions, derivatives or {})
     broken = [(path, fault) for path, fault in broken if choice.takes(path)] + unclear
     empty, unreadable = _without(choice, there, {choice.subject(p) for p in (*(i.path for i in kept), *dict(broken))})
     return Dataset(scans, empty + skipped, broken + unreadable, notes)
@@ -175,7 +175,7 @@ def check_dataset(root: Path) -> str:
 
 def _subjects(root: Path, there: Folders, wanted: Sequence[str]) -> list[str]:
     """Labels of the chosen participants, in order."""
-    known = sorted({*there.sessions, *(p.name.removeprefix("sub-") for p in there.dangling)})
+    known = sorted({*there.subjects, *(p.name.removeprefix("sub-") for p in there.dangling)})
     if not known:
         raise UsageError(f"{root}: holds no sub-* folder; give the root of a BIDS dataset")
     labels = [label.removeprefix("sub-") for label in wanted]
@@ -252,7 +252,11 @@ def _unreadable(path: Path) -> str:
 
 
 def _complete(
-    root: Path, kept: Sequence[_Image], images: Sequence[_Image], there: Folders, derivatives: Mapping[str, Path]
+    root: Path,
+    kept: Sequence[_Image],
+    images: Sequence[_Image],
+    sessions: Mapping[str, Sequence[str]],
+    derivatives: Mapping[str, Path],
 ) -> tuple[list[Scan], list[tuple[Path, str]], list[tuple[str, str]]]:
     """Add age, sex, flags and what can be reused to each image; those without a readable table come second."""
     register, finder = Register(root), reuse.Finder(derivatives, [image.entities for image in images])
@@ -261,7 +265,7 @@ def _complete(
     for path, entities in kept:
         subject = entities["sub"]
         try:
-            person = register.of(subject, entities.get("ses"), len(there.sessions.get(subject, ())))
+            person = register.of(subject, entities.get("ses"), len(sessions[subject]))
         except UsageError as error:
             unclear.append((path, f"its age cannot be read: {error}"))
             continue

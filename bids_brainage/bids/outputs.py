@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import copy, make_writable, read_json, refresh, sweep, write_json
-from bids_brainage.core.types import Scan
+from bids_brainage.core.stamps import recalled
+from bids_brainage.core.types import FILES, Scan
 
 BIDS_VERSION = "1.10.0"
 TOOL = "bids-brainage"
 MARK = "brainage_json"
-DATED = ("Fingerprint",)
+DATED = ("Fingerprint", "Stamps")
 
 
 @cache
@@ -144,7 +145,11 @@ def complete(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str)
 def reason_to_run(
     scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str, fingerprint: Mapping[str, Any]
 ) -> str:
-    """Why a scan has to be (re)done, in words; empty where all is there under the same fingerprint."""
+    """Why a scan has to be (re)done, in words; empty where all is there under the same fingerprint.
+
+    ``fingerprint`` is without the scan's files: those are held against their checksums last, and read only where they
+    are not known by the stamps in the result.
+    """
     mark = path_for(scan, MARK, out_dir, template)
     if not mark.is_file():
         return "no result yet"
@@ -152,7 +157,12 @@ def reason_to_run(
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         return f"missing: {', '.join(path.name for path in absent[:3])}{more}"
-    return difference(read_fingerprint(mark), fingerprint)
+    old, stamps = read_fingerprint(mark), _entry_of(mark, "Stamps")
+    said = difference({key: value for key, value in old.items() if key not in FILES}, fingerprint)
+    if said:
+        return said
+    sums = {key: recalled(path, old.get(key, ""), stamps.get(key, "")) for key, path in scan.files.items()}
+    return difference(old, {**sums, **fingerprint})
 
 
 def begin(scan: Scan, out_dir: Path, template: str, *, minimal: bool = False) -> None:
@@ -173,11 +183,16 @@ def begin(scan: Scan, out_dir: Path, template: str, *, minimal: bool = False) ->
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
     """The fingerprint in a ``_brainage.json``; empty where there is none or the file cannot be read."""
+    return _entry_of(path, "Fingerprint")
+
+
+def _entry_of(path: Path, key: str) -> dict[str, Any]:
+    """An object in a JSON file; empty where there is none or the file cannot be read."""
     try:
         content = read_json(path)
     except BrainAgeError:
         return {}
-    found = content.get("Fingerprint") if isinstance(content, dict) else None
+    found = content.get(key) if isinstance(content, dict) else None
     return found if isinstance(found, dict) else {}
 
 

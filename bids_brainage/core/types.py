@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Sex = Literal["F", "M"]
+FILES = {"Input": "path", "Mask": "mask", "Preprocessed": "preproc"}
+"""Fields of :class:`Scan` whose content decides the result, by their names in its fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Scan:
     def stem(self) -> str:
         """All entities joined, without suffix: ``sub-01_ses-pre_run-02``."""
         return "_".join(f"{key}-{value}" for key, value in self.entities.items())
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files whose content decides the result, by their names in its fingerprint."""
+        given = {name: getattr(self, field) for name, field in FILES.items()}
+        return {name: path for name, path in given.items() if path is not None}
 
     @property
     def subject(self) -> str:

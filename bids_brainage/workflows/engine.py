@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,15 @@ from bids_brainage.options import Options
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools, settings_of
 from bids_brainage.workflows.node import REASON
 from bids_brainage.workflows.participant import plan, scan_workflow
-from bids_brainage.workflows.plugin import KILLED, MultiProc, last_words, start_worker
+from bids_brainage.workflows.plugin import KILLED, Linear, MultiProc, last_words, start_worker
 from bids_brainage.workflows.progress import Progress
+from bids_brainage.workflows.scratch import clean, folder_of, node_name
 
 NOT_RUN = "was not run, because another scan failed (--stop-on-first-crash)"
 MULTIPROC = ("MultiProc", "LegacyMultiProc")
 OWN = (*MULTIPROC, "Linear")
 LOG = logging.getLogger("bids_brainage")
 PRELOADED = ["torch", "ants", "nibabel", "bids_brainage.workflows.participant"]
-
-
-def node_name(job: Job) -> str:
-    """A scan's stem as Nipype allows it in names."""
-    return job.scan.stem.replace("-", "_").replace("+", "_")
 
 
 def build(todo: Sequence[Job], options: Options, tools: Tools, device: str, threads: int, work: Path) -> Workflow:
@@ -52,12 +47,6 @@ def build(todo: Sequence[Job], options: Options, tools: Tools, device: str, thre
         "remove_unnecessary_outputs": "false",
     }
     return workflow
-
-
-def clean(done: Sequence[Job], work: Path) -> None:
-    """Remove the intermediate files of these scans; what other processes have in the same folder stays."""
-    for job in done:
-        shutil.rmtree(work / WORKFLOW / node_name(job), ignore_errors=True)
 
 
 def boilerplate(workflow: Workflow) -> str:
@@ -88,11 +77,13 @@ def plugin_name(options: Options) -> str:
     return str(options.nipype_plugin or given.get("plugin", "MultiProc"))
 
 
-def plugin_of(options: Options, nodes: int) -> tuple[Any, dict[str, Any]]:
+def plugin_of(options: Options, progress: Progress) -> tuple[Any, dict[str, Any]]:
     """The Nipype plugin and its arguments: the file's, then the flags', else MultiProc over the machine."""
     given = read_plugin_file(options.plugin_file) if options.plugin_file else {}
     name = plugin_name(options)
-    arguments: dict[str, Any] = {"status_callback": Progress(nodes), **given.get("plugin_args", {})}
+    arguments: dict[str, Any] = {"status_callback": progress, **given.get("plugin_args", {})}
+    if name == "Linear":
+        return Linear(plugin_args=arguments), arguments
     if name not in MULTIPROC:
         return name, arguments
     arguments.setdefault("n_procs", options.nprocs)
@@ -125,7 +116,7 @@ def read_plugin_file(path: Path) -> dict[str, Any]:
 def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -> dict[str, str]:
     """Run; returns for each scan, by its stem, why it failed if it did."""
     nodes = len(workflow._create_flat_graph())
-    plugin, arguments = plugin_of(options, nodes)
+    plugin, arguments = plugin_of(options, Progress(nodes, cleaner(todo, options, work)))
     LOG.info("%d scans, %d stages; intermediate files in %s", len(todo), nodes, work)
     ended = ""
     try:
@@ -144,9 +135,19 @@ def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -
     return {stem: reason or otherwise for stem, reason in reasons.items()}
 
 
+def cleaner(todo: Sequence[Job], options: Options, work: Path) -> Callable[[str], object]:
+    """What is done when a scan is published: its intermediate files go, where that was asked for.
+
+    Plugins that run stages elsewhere may still look into a stage's folder: there they go at the end of the run.
+    """
+    jobs = {node_name(job): job for job in todo}
+    early = options.clean_workdir and plugin_name(options) in OWN
+    return lambda scan: clean([jobs[scan]] if early else [], options, work)
+
+
 def reason_of(job: Job, work: Path, failed: Mapping[str, str]) -> str:
     """Why a scan failed: the word of its stage, else what ``failed`` says of its nodes; empty where neither does."""
     name = node_name(job)
-    said = [path.read_text(encoding="utf-8") for path in sorted((work / WORKFLOW / name).glob(f"*/{REASON}"))]
+    said = [path.read_text(encoding="utf-8") for path in sorted(folder_of(job, work).glob(f"*/{REASON}"))]
     said += [reason for node, reason in failed.items() if node.startswith(f"{WORKFLOW}.{name}.")]
     return next(filter(None, said), "")

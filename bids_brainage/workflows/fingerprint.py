@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from bids_brainage import __version__
 from bids_brainage.core.bundle import Bundle
-from bids_brainage.core.files import sha256
+from bids_brainage.core.stamps import checksum
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
 
@@ -15,7 +14,7 @@ from bids_brainage.options import Options
 def fingerprint(
     scan: Scan, options: Options, models: Iterable[Bundle], tools: Iterable[Bundle], template: str
 ) -> dict[str, str]:
-    """Flat description of everything that decides the result of one scan.
+    """Flat description of everything that decides the result of one scan, but the content of its files (:func:`read`).
 
     Parameters
     ----------
@@ -24,10 +23,7 @@ def fingerprint(
     template
         sha256 of the template's files.
     """
-    reused = {"Mask": scan.mask, "Preprocessed": scan.preproc}
     return {
-        "Input": _content(scan.path),
-        **{name: _content(path) for name, path in reused.items() if path is not None},
         **{f"Model {b.name}": b.digest for b in models},
         **{f"Tool {b.name}": b.digest for b in tools},
         "Template": f"{options.template} {template}",
@@ -38,9 +34,12 @@ def fingerprint(
     }
 
 
-def _content(path: Path) -> str:
-    """sha256 of a file, or why it cannot be read: such a scan fails in its first stage with a clear word."""
-    try:
-        return sha256(path)
-    except OSError as error:
-        return f"unreadable ({error.strerror})"
+def read(scan: Scan) -> tuple[dict[str, str], dict[str, str]]:
+    """Checksums of a scan's files, and stamps by which to know them again (see :mod:`bids_brainage.core.stamps`).
+
+    A file that cannot be read fails in the scan's first stage with a clear word.
+    """
+    found = {name: checksum(path) for name, path in scan.files.items()}
+    return {name: known for name, (known, _) in found.items()}, {
+        name: mark for name, (_, mark) in found.items() if mark
+    }

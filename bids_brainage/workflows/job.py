@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bids_brainage.core.bundle import Bundle
@@ -35,12 +35,16 @@ class Tools:
 
 @dataclass
 class Job:
-    """One scan: what it should become, and why it is to be run, if it is."""
+    """One scan: what it should become, and why it is to be run, if it is.
+
+    ``fingerprint`` holds the checksums of the scan's files, and ``stamps`` by what they are known, once it runs.
+    """
 
     scan: Scan
     fingerprint: dict[str, str]
     why: str
     artefacts: tuple[str, ...] = ()
+    stamps: dict[str, str] = field(default_factory=dict)
 
 
 def settings_of(job: Job, options: Options, tools: Tools, device: str, threads: int) -> dict[str, Any]:
@@ -64,4 +68,5 @@ def settings_of(job: Job, options: Options, tools: Tools, device: str, threads: 
         "minimal": options.minimal_outputs,
         "out_dir": options.out_dir,
         "fingerprint": job.fingerprint,
+        "stamps": job.stamps,
     }

@@ -11,6 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
+from networkx import weakly_connected_components
+from nipype.pipeline.plugins.linear import LinearPlugin
+from nipype.utils.misc import str2bool
 from niworkflows.engine.plugin import MultiProcPlugin, run_node
 
 from bids_brainage.core import errors
@@ -38,6 +41,23 @@ def _in_worker(verbose: bool) -> None:
     """Start a worker of a pool; Ctrl-C is for the main process, which ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start_worker(verbose)
+
+
+class Linear(LinearPlugin):
+    """Nipype's serial plugin, one scan after the other: the stock one does each stage of all scans before the next."""
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run all nodes; the first error is raised when all scans had their turn, or at once where asked for."""
+        errors = []
+        for scan in weakly_connected_components(graph):
+            try:
+                super().run(graph.subgraph(scan), config, updatehash=updatehash)
+            except Exception as error:
+                if str2bool(config["execution"]["stop_on_first_crash"]):
+                    raise
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 class MultiProc(MultiProcPlugin):

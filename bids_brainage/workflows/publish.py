@@ -27,6 +27,7 @@ def publish(
     fingerprint: Mapping[str, Any],
     *,
     out: Path,
+    stamps: Mapping[str, str] | None = None,
     minimal: bool = False,
     voxelwise: Mapping[str, Path] | None = None,
     **artefacts: Any,
@@ -39,6 +40,8 @@ def publish(
         Root of the derivatives.
     fingerprint
         What the result depends on (see :mod:`bids_brainage.workflows.fingerprint`).
+    stamps
+        By what the files behind the fingerprint are known (see :mod:`bids_brainage.core.stamps`).
     minimal
         Whether images and transforms that lead to the results are left out (see :func:`.outputs.results`).
     voxelwise
@@ -58,6 +61,6 @@ def publish(
         **own,
         "contributions": explained,
         "quality": measured,
-        "brainage": {**columns, "Fingerprint": dict(fingerprint)},
+        "brainage": {**columns, "Fingerprint": dict(fingerprint), "Stamps": dict(stamps or {})},
     }
     return Published(tuple(outputs.publish(scan, files, out_dir, template, metadata)))

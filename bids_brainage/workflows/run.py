@@ -15,8 +15,9 @@ from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import make_writable, read_json, refresh
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
-from bids_brainage.workflows.fingerprint import fingerprint
+from bids_brainage.workflows.fingerprint import fingerprint, read
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools
+from bids_brainage.workflows.scratch import clean, missing
 
 DATA = Path(__file__).parents[1] / "data"
 LOG = logging.getLogger("bids_brainage")
@@ -39,6 +40,8 @@ def run_participant(options: Options, home: Path | None) -> int:
         describe_outputs(options, tools)
         reasons = execute(todo, options, tools, device)
         broken += [failure(job, reasons[job.scan.stem]) for job in todo if missing(job, options)]
+    if options.clean_workdir:
+        clean(jobs, options, place_of_work(options))
     broken += write_reports(jobs, options)
     return close(jobs, broken, options)
 
@@ -108,7 +111,10 @@ def find(options: Options) -> inputs.Dataset:
 
 
 def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job]:
-    """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete)."""
+    """For each scan: which artefacts, under which fingerprint, and why it must run ('' where it is complete).
+
+    A scan is read only where its own files decide, and are not known by their stamps.
+    """
     from bids_brainage.image.template import template_digest
     from bids_brainage.workflows.participant import made_by, plan
     from bids_brainage.workflows.scan_maps import promised
@@ -132,11 +138,6 @@ def plan_jobs(scans: Iterable[Scan], options: Options, tools: Tools) -> list[Job
         job.why = "asked for by --force" if options.force else outputs.reason_to_run(scan, artefacts, *place, mark)
         jobs.append(job)
     return jobs
-
-
-def missing(job: Job, options: Options) -> list[Path]:
-    """Expected outputs that are not there."""
-    return outputs.missing(job.scan, job.artefacts, options.out_dir, options.template)
 
 
 def failure(job: Job, reason: str) -> str:
@@ -166,21 +167,26 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
     from bids_brainage.workflows import engine
 
     work = work_dir(options)
+    for job in todo:
+        sums, job.stamps = read(job.scan)
+        job.fingerprint = sums | job.fingerprint
     workflow = engine.build(todo, options, tools, device, threads, work)
     for job in todo:
         outputs.begin(job.scan, options.out_dir, options.template, minimal=options.minimal_outputs)
     if options.write_graph:
         engine.draw(workflow, options.out_dir / "logs")
     refresh(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))
-    reasons = engine.run(workflow, todo, options, work)
-    if options.clean_workdir and not any(missing(job, options) for job in todo):
-        engine.clean(todo, work)
-    return reasons
+    return engine.run(workflow, todo, options, work)
+
+
+def place_of_work(options: Options) -> Path:
+    """The folder for intermediate files: as asked, else ``work`` in the current folder."""
+    return options.work_dir or Path.cwd() / "work"
 
 
 def work_dir(options: Options) -> Path:
-    """The folder for intermediate files: as asked, else ``work`` in the current folder, never in the dataset."""
-    work = options.work_dir or Path.cwd() / "work"
+    """The folder for intermediate files, made and writable, never in the dataset."""
+    work = place_of_work(options)
     bids = options.bids_dir
     if work == bids or bids in work.parents:
         raise UsageError(

@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -239,8 +241,49 @@ def test_saved_index_follows_the_dataset(sessions: Path, tmp_path: Path) -> None
     assert changed == stems(sessions)
     assert "sub-03_ses-new" in changed
     assert "sub-01_ses-pre_run-2" not in changed
-    assert stems(sessions, database_dir=index, participant_label=["03"]) == ["sub-03_ses-new"]
+    write(sessions / t1w("03", "newer"), "")
+    assert stems(sessions, database_dir=index, participant_label=["03"]) == ["sub-03_ses-new", "sub-03_ses-newer"]
     assert sorted(p.name for p in database.parent.iterdir()) == ["layout_index.sqlite"]
+
+
+@pytest.fixture(scope="module")
+def looked_at() -> Iterator[list[str]]:
+    """Folders that are listed; a hook stays until Python ends, so it is put to rest."""
+    seen: list[str] = []
+    active = [True]
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if active and event in ("os.listdir", "os.scandir"):
+            seen.append(str(arguments[0]))
+
+    sys.addaudithook(note)
+    yield seen
+    active.clear()
+
+
+@pytest.mark.parametrize("index", [None, "index"])
+def test_only_the_folders_of_chosen_participants_are_listed(
+    tmp_path: Path, looked_at: list[str], index: str | None
+) -> None:
+    files = [t1w(f"{n:03d}", "a" if n % 2 else "") for n in range(300)]
+    root = make_dataset(tmp_path / "ds", files)
+    looked_at.clear()
+    place = tmp_path / index if index else None
+    found = find_scans(root, participant_label=["007", "008"], database_dir=place)
+    assert [scan.stem for scan in found.scans] == ["sub-007_ses-a", "sub-008"]
+    inside = [folder for folder in looked_at if folder.startswith(str(root / "sub-"))]
+    assert {Path(folder).relative_to(root).parts[0] for folder in inside} == {"sub-007", "sub-008"}
+    assert len(inside) <= 5
+    assert looked_at.count(str(root)) <= 3
+
+
+def test_chosen_participants_have_the_scans_that_all_have(sessions: Path) -> None:
+    everyone = find_scans(sessions)
+    labels = [path.name for path in sessions.glob("sub-*")]
+    assert find_scans(sessions, participant_label=labels) == everyone
+    for label in labels:
+        own = [scan for scan in everyone.scans if f"sub-{scan.subject}" == label]
+        assert find_scans(sessions, participant_label=[label]).scans == own
 
 
 def test_saved_index_of_another_place_or_damaged_is_made_anew(sessions: Path, tmp_path: Path) -> None:

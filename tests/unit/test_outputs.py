@@ -1,7 +1,10 @@
 """Names, sidecars and completeness of the derivatives, judged by the BIDS validator."""
 
+import hashlib
 import json
 import multiprocessing
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,13 @@ from bids_brainage.bids.inputs import find_scans
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.bids.validate import issues
 from bids_brainage.core.errors import UsageError
+from bids_brainage.core.stamps import stamp
 from bids_brainage.core.types import Scan
 from bids_brainage.workflows.publish import publish as publish_stage
 
 TEMPLATE = "MNI152NLin2009aSym"
-FINGERPRINT = {"Version": "0.1", "Input": "a" * 64}
+SETTINGS = {"Version": "0.1"}
+FINGERPRINT = SETTINGS | {"Input": hashlib.sha256(b"").hexdigest()}
 EACH_MODEL = tuple(name for name in outputs.artefact_names() if "{model}" in outputs._entry(name)["name"])
 ALL = tuple(
     f"{name}:local" if name in EACH_MODEL else name for name in outputs.artefact_names() if name != "brainage_json"
@@ -139,13 +144,13 @@ def test_sources_that_were_not_made_give_way_to_the_scan(dataset: Path, made: di
 
 def test_mark_comes_last_and_everything_expected_is_there(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
     scan, out = find_scans(dataset).scans[0], tmp_path / "out"
-    assert outputs.reason_to_run(scan, made, out, TEMPLATE, FINGERPRINT) == "no result yet"
+    assert outputs.reason_to_run(scan, made, out, TEMPLATE, SETTINGS) == "no result yet"
     written = publish(scan, made, out)
     assert written[-1] == outputs.path_for(scan, "brainage_json", out, TEMPLATE)
     assert sorted(written) == sorted(outputs.expected(scan, made, out, TEMPLATE))
     assert len(written) == 2 * len(ALL) - 4  # two figures have no sidecar, the fused mask replaces the other
     assert outputs.complete(scan, made, out, TEMPLATE)
-    assert outputs.reason_to_run(scan, made, out, TEMPLATE, FINGERPRINT) == ""
+    assert outputs.reason_to_run(scan, made, out, TEMPLATE, SETTINGS) == ""
 
 
 @pytest.mark.parametrize("position", range(0, 2 * len(ALL) - 4, 3))
@@ -156,7 +161,7 @@ def test_any_missing_or_empty_file_is_noticed(
     path = publish(scan, made, out)[position]
     path.unlink()
     assert outputs.missing(scan, made, out, TEMPLATE) == [path]
-    assert path.name in outputs.reason_to_run(scan, made, out, TEMPLATE, FINGERPRINT)
+    assert path.name in outputs.reason_to_run(scan, made, out, TEMPLATE, SETTINGS)
     path.touch()
     assert not outputs.complete(scan, made, out, TEMPLATE)
 
@@ -169,6 +174,24 @@ def test_failed_publication_leaves_no_mark(dataset: Path, made: dict[str, Path],
         publish(scan, made, out)
     assert not outputs.path_for(scan, "brainage_json", out, TEMPLATE).exists()
     assert [p.name for p in out.rglob(".*")] == []
+
+
+def test_a_scan_is_read_only_where_its_stamp_or_its_settings_do_not_decide(
+    dataset: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    """The checksum in the result is a wrong one: whoever reads the scan says so."""
+    scan, out = find_scans(dataset).scans[0], tmp_path / "out"
+    wrong = SETTINGS | {"Input": "b" * 64}
+    scan.path.write_text("content")
+    artefacts = [name for name in made if ":" not in name]
+    for stamps, said in ((None, "Input was bbbbbbbb, is ed7002b4"), ({"Input": stamp(scan.path)}, "")):
+        publish_stage(scan, out, TEMPLATE, wrong, stamps=stamps, out=tmp_path, **{n: made[n] for n in artefacts})
+        assert outputs.reason_to_run(scan, artefacts, out, TEMPLATE, SETTINGS) == said
+    assert outputs.reason_to_run(scan, artefacts, out, TEMPLATE, {"Version": "0.2"}) == "Version was 0.1, is 0.2"
+    masked = replace(scan, mask=made["brain_mask"])
+    assert outputs.reason_to_run(masked, artefacts, out, TEMPLATE, SETTINGS) == "Mask is new"
+    os.utime(scan.path)
+    assert "Input was" in outputs.reason_to_run(scan, artefacts, out, TEMPLATE, SETTINGS)
 
 
 def test_fingerprints_are_compared_in_words(tmp_path: Path) -> None:
@@ -285,10 +308,10 @@ def test_a_run_with_all_outputs_after_a_minimal_one_is_due_and_not_the_other_way
     scan, out = find_scans(dataset).scans[0], tmp_path / "out"
     publish_minimal(scan, made, out)
     minimal = outputs.results(made)
-    assert outputs.reason_to_run(scan, minimal, out, TEMPLATE, FINGERPRINT) == ""
-    assert outputs.reason_to_run(scan, made, out, TEMPLATE, FINGERPRINT).startswith("missing: ")
+    assert outputs.reason_to_run(scan, minimal, out, TEMPLATE, SETTINGS) == ""
+    assert outputs.reason_to_run(scan, made, out, TEMPLATE, SETTINGS).startswith("missing: ")
     publish(scan, made, out)
-    assert outputs.reason_to_run(scan, minimal, out, TEMPLATE, FINGERPRINT) == ""
+    assert outputs.reason_to_run(scan, minimal, out, TEMPLATE, SETTINGS) == ""
 
 
 def test_a_scan_redone_with_minimal_outputs_leaves_no_old_image(

@@ -1,5 +1,6 @@
 """What stops a run before any work, and what each scan depends on."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,17 @@ def test_a_dry_run_writes_nothing(dataset, tmp_path, capsys):
     assert "sub-01" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.timeout(120)
+def test_a_scan_without_a_result_is_not_read_to_plan(tmp_path, capsys):
+    """It is of 8 TiB, all a hole: to read it takes hours."""
+    make_dataset(tmp_path / "bids", ["sub-01/anat/sub-01_T1w.nii"])
+    os.truncate(tmp_path / "bids/sub-01/anat/sub-01_T1w.nii", 8 << 40)
+    assert call(tmp_path, "--skip-bids-validation", "--dry-run") == 0
+    assert "no result yet" in capsys.readouterr().out
+    assert call(tmp_path, "--skip-bids-validation", "--dry-run", "--force") == 0
+    assert "--force" in capsys.readouterr().out
 
 
 def test_cuda_without_a_gpu_is_an_error_before_any_work(dataset, tmp_path, capsys):

@@ -16,7 +16,7 @@ def test_without_chance_it_is_arithmetic():
     assert found.hours == pytest.approx(3 * (START + 10 * SCAN) / HOUR)
     assert found.busy == pytest.approx(1)
     assert found.core_hours == pytest.approx((24 * START + 240 * SCAN) / HOUR)
-    assert (found.requeued, found.failed, found.scratch, found.left) == (0, 0, 80, 0)
+    assert (found.requeued, found.failed, found.scratch, found.left) == (0, 0, 8, 0)
 
 
 def test_one_task_more_than_slots_costs_another_round():
@@ -32,12 +32,19 @@ def test_nodes_that_fail_cost_time_and_no_scan():
     assert found.left == 0
 
 
-def test_a_scan_that_fails_keeps_the_work_of_its_task():
+def test_a_scan_that_fails_keeps_its_own_work_and_no_other_s():
     bad = replace(EVEN, bad=0.01)
     many, few = simulate(bad, 2000, 100), simulate(bad, 2000, 10)
-    assert many.failed == few.failed > 0
-    assert many.left > few.left >= few.failed
+    assert many.failed == few.failed == many.left == few.left > 0
+    assert few.left <= few.scratch <= few.left + 8
     assert simulate(replace(EVEN, bad=1), 200, 10).left == 200
+
+
+def test_a_scan_at_which_its_node_fails_keeps_its_work_until_it_is_done():
+    failing = replace(EVEN, between_failures=2 * HOUR, repair=HOUR)
+    found = simulate(failing, 2000, 50)
+    assert 8 < found.scratch <= 8 + found.requeued
+    assert simulate(replace(EVEN, task_cores=4), 240, 10).scratch == 4 * 8
 
 
 def test_memory_or_cores_decide_how_many_tasks_a_node_runs():

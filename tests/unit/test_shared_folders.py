@@ -6,8 +6,6 @@ from pathlib import Path
 from bids_brainage.bids import outputs
 from bids_brainage.core.files import atomic, refresh, sweep, write_text
 from bids_brainage.core.types import Age, Scan
-from bids_brainage.workflows import engine
-from bids_brainage.workflows.job import WORKFLOW, Job
 
 
 def scan(label, rest=""):
@@ -58,10 +56,3 @@ def test_many_writers_leave_one_whole_file(tmp_path):
         seen = list(pool.map(lambda text: (refresh(path, text), path.read_text())[1], texts * 5))
     assert set(seen) <= set(texts)
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_a_cleared_work_folder_keeps_the_scans_of_others(tmp_path):
-    for name in ("sub_01", "sub_01_run_2", "sub_02"):
-        write_text(tmp_path / WORKFLOW / name / "n4" / "x", "x")
-    engine.clean([Job(scan("01"), {}, "")], tmp_path)
-    assert sorted(p.name for p in (tmp_path / WORKFLOW).iterdir()) == ["sub_01_run_2", "sub_02"]
