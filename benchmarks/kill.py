@@ -21,6 +21,7 @@ from pathlib import Path
 
 from whole import differences, faults, files, leftovers
 
+from bids_brainage.core.stamps import SETTLED
 from bids_brainage.simulate.cohort import Person, Visit, write_scans
 
 MOST_STAGES = 3  # that a run may end before its kill, so that kills fall into all of them on a busy machine, too
@@ -72,6 +73,7 @@ def main() -> int:
     args = parser.parse_args()
     draw, root = random.Random(args.seed), args.work  # noqa: S311 - moments, no secrets
     bids = write_scans(root / "bids", [Visit(Person("01", "F", 3), 64.0, 1)], seed=1)
+    time.sleep(SETTLED + 1)  # else the first run alone would not remember the scan's checksum
     begun = time.monotonic()
     if start(bids, root / "reference", root / "w0").wait():
         sys.exit(f"the undisturbed run failed; see {root / 'log.txt'}")
