@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -72,10 +72,15 @@ def write_licence(folder: Path, tables: Sequence[Path], notice: str = "roi-bundl
     ``notice`` says of whose work the bundle is an adaptation; it becomes its ``LICENSE.txt``.
     """
     known = [provenance(path) for path in tables]
-    for text in sorted({name for entry in known for name in entry.get("licence_files", ())}):
-        copy(DATA / "licences" / text, folder / text)
+    copy_texts(folder, {name for entry in known for name in entry.get("licence_files", ())})
     if all("derivative_licence" in entry for entry in known):
         copy(DATA / "licences" / notice, folder / "LICENSE.txt")
+
+
+def copy_texts(folder: Path, texts: Iterable[str]) -> None:
+    """Put licence texts of the package beside what they are about, under their names."""
+    for text in sorted(texts):
+        copy(DATA / "licences" / text, folder / text)
 
 
 def roi_card(made: Made, cohort: Cohort, metrics: dict[str, Any], age_range: tuple[float, float]) -> dict[str, Any]:

@@ -342,6 +342,9 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     assert main([*argv, "--steps", "2", "--every", "2"]) == 0
     bundle = find("mine", [tmp_path / "models"])
     assert bundle.card["training"]["kind"] == "simulated"
+    assert "SBIA Agreement" in bundle.card["licence"]
+    assert "simulated people alone" in bundle.file("LICENSE.txt").read_text(encoding="utf-8")
+    assert bundle.file("SBIA-1.1.txt").stat().st_size > 1000
     assert bundle.card["training"]["parts"] == {"train": 6, "validation": 1, "correction": 3, "test": 2}
     model = load_model(bundle)
     maps = next((people / "derivatives" / "maps").glob("sub-05/anat/*label-GM*"))

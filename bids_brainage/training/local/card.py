@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_brainage.core.files import copy
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.models.local import TISSUES
-from bids_brainage.training.card import UNSTATED
+from bids_brainage.training.card import DATA, UNSTATED, copy_texts
 from bids_brainage.training.engine import Outcome
 from bids_brainage.training.local.data import first_scans
 from bids_brainage.training.local.judge import BANDWIDTH, COVERAGE
@@ -22,6 +24,9 @@ from bids_brainage.training.local.recipe import Data, Recipe
 LIBRARIES = ("torch", "lightning", "numpy")
 FEWEST_BEYOND = 10
 MEMORY_GB = 3.0
+LICENCE = "CC BY-SA 3.0; the terms of SBIA Agreement 1.1, Part B, go with it"
+"""Of what is trained on simulated people: they rest on the atlas and the normative curves of this package."""
+TEXTS = ("CC-BY-SA-3.0.txt", "SBIA-1.1.txt")
 
 
 def describe(
@@ -58,12 +63,19 @@ def describe(
             "samples": config.samples,
             "dropped_from": config.dropped_from,
         },
-        "licence": "Apache-2.0" if simulated else UNSTATED,
+        "licence": LICENCE if simulated else UNSTATED,
         "training": training(recipe, data, outcome, started),
         "metrics": dict(metrics),
         "notes": notes(recipe, data),
         "not_meant_for": not_meant_for(simulated),
     }
+
+
+def write_licence(folder: Path) -> list[str]:
+    """Put the texts of :data:`LICENCE` into a bundle; returns their names."""
+    copy_texts(folder, TEXTS)
+    copy(DATA / "licences" / "local-bundle.txt", folder / "LICENSE.txt")
+    return [*TEXTS, "LICENSE.txt"]
 
 
 def age_range(age: NDArray[np.float64]) -> tuple[float, float]:

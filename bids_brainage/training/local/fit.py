@@ -170,6 +170,7 @@ def write(recipe: Recipe, data: Data, outcome: Outcome, started: Mapping[str, An
     metrics["float16"] = judge.rounding(full, kept, blocks, people[:ROUNDED], device)
     named = [WEIGHTS, BRAIN, RESIDUALS, CURVES, FIGURE, *([BINS] if corrects else [])]
     named += [REFERENCE] if blocks.reference else []
+    named += cards.write_licence(out) if data.found.simulated else []
     card = cards.describe(recipe, data, outcome, started, metrics, corrects)
     return bundles.save(out, card, {name: out / name for name in named})
 
