@@ -63,7 +63,7 @@ class Options:
     )
 
     models: tuple[str, ...] = option(
-        ("roi",), "models that give a brain age, by name", "What is computed", metavar="NAME"
+        ("roi", "local"), "models that give a brain age, by name", "What is computed", metavar="NAME"
     )
     models_dir: Path | None = option(None, "folder with further model bundles", "What is computed", metavar="DIR")
     template: str = option(

@@ -121,10 +121,10 @@ def _bin(edges: NDArray[np.float64], age: float) -> int:
 
 def write_voxel_bins(bins: VoxelBins, path: Path) -> Path:
     """Write bins as safetensors."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    with atomic(path) as temporary:
-        save_file({name: np.ascontiguousarray(values) for name, values in bins._asdict().items()}, temporary)
+    with atomic(path) as temporary:  # save_file would leave a file that its owner alone can read
+        temporary.write_bytes(save({name: np.ascontiguousarray(values) for name, values in bins._asdict().items()}))
     return Path(path)
 
 

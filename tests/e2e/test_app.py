@@ -40,10 +40,26 @@ def test_each_scan_has_its_ages_under_all_its_entities(participant):
     assert any("_ses-" in t for t in tables)
     assert any("_run-" in t for t in tables)
     for path in participant.out.rglob("*_brainage.tsv"):
-        (row,) = read(path)
-        assert row["model"] == "roi"
-        assert float(row["brain_age_low"]) < float(row["brain_age"]) < float(row["brain_age_high"])
-        assert float(row["gap"]) == pytest.approx(float(row["brain_age"]) - float(row["age"]), abs=0.011)
+        rows = read(path)
+        assert [row["model"] for row in rows] == ["roi", "local"]
+        for row in rows:
+            assert float(row["brain_age_low"]) < float(row["brain_age"]) < float(row["brain_age_high"])
+            assert float(row["gap"]) == pytest.approx(float(row["brain_age"]) - float(row["age"]), abs=0.011)
+
+
+def test_maps_of_local_age_are_there_by_default_and_say_whom_they_come_from(participant):
+    for stem in stems(participant.bids):
+        (anat,) = {p.parent for p in participant.out.rglob(f"{stem}_brainage.tsv")}
+        row = next(row for row in read(anat / f"{stem}_brainage.tsv") if row["model"] == "local")
+        for kind in ("brainagemap", "brainagesdmap", "brainagegapmap"):
+            path = anat / f"{stem}_space-MNI152NLin2009aSym_desc-local_{kind}.nii.gz"
+            values = np.asarray(nib.load(path).dataobj)
+            told = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+            assert "simulated" in json.dumps(told)
+            assert values[values != 0].size > 10_000
+            if kind == "brainagemap":
+                assert values[values != 0].mean() == pytest.approx(float(row["brain_age"]), abs=0.1)
+    assert "trained on simulated people" in next(participant.out.glob("sub-*.html")).read_text(encoding="utf-8")
 
 
 def test_expected_outputs_are_real_images_on_the_grids_they_claim(participant):

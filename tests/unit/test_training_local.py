@@ -342,6 +342,8 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     assert main([*argv, "--steps", "2", "--every", "2"]) == 0
     bundle = find("mine", [tmp_path / "models"])
     assert bundle.card["training"]["kind"] == "simulated"
+    assert bundle.card["training"]["data"] == [{"title": "x (simulated with seed 0)"}]
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     assert "SBIA Agreement" in bundle.card["licence"]
     assert "simulated people alone" in bundle.file("LICENSE.txt").read_text(encoding="utf-8")
     assert bundle.file("SBIA-1.1.txt").stat().st_size > 1000

@@ -103,7 +103,7 @@ def find_scans(folders: Sequence[Path], *, template: str, resolution: float, tru
         maps = place / MAPS if (place / MAPS).is_dir() else place
         root = people_of(maps)
         described = read_json(root / DESCRIPTION) if (root / DESCRIPTION).is_file() else {}
-        found.datasets.append(str(described.get("Name", place.name)))
+        found.datasets.append(title(described, place.name))
         found = found._replace(simulated=found.simulated or is_simulated(described))
         _add(found, _files(maps, template, resolution), root, f"{number}", truth)
     return found
@@ -126,6 +126,12 @@ def people_of(maps: Path) -> Path:
         if (place / "participants.tsv").is_file():
             return place.resolve()
     raise UsageError(f"{maps}: no participants.tsv is there, nor in its source dataset; training needs the ages")
+
+
+def title(description: dict[str, Any], name: str) -> str:
+    """Name of a dataset and how it was made, as far as its description says; else the name of its folder."""
+    made = [str(maker["Description"]) for maker in description.get("GeneratedBy", []) if maker.get("Description")]
+    return " ".join([str(description.get("Name", name)), *(f"({how})" for how in made)])
 
 
 def is_simulated(description: dict[str, Any]) -> bool:
