@@ -122,9 +122,10 @@ def test_the_log_is_free_of_tracebacks(participant):
 def test_the_group_level_makes_its_tables_from_the_derivatives_alone(participant, group):
     assert group.code == 0, group.said
     scans = read(group.out / "group_scans.tsv")
-    assert sorted(row["scan"] for row in scans) == stems(group.bids)
+    models = ("local", "roi")
+    assert sorted((row["scan"], row["model"]) for row in scans) == [(s, m) for s in stems(group.bids) for m in models]
     people = read(group.out / "group_participants.tsv")
-    assert len(people) == len({(row["participant_id"], row["session_id"]) for row in scans})
+    assert len(people) == len({(row["participant_id"], row["session_id"], row["model"]) for row in scans})
     described = json.loads((group.out / "group_scans.json").read_text())
     assert set(scans[0]) <= set(described)
     assert {row["correction"] for row in scans} == {"median_offset"}  # fewer than 15 people
@@ -203,7 +204,9 @@ def test_minimal_outputs_are_the_same_numbers_without_images(one, tmp_path):
     for kind in ("brainage", "volumes", "measures"):
         (full,), (minimal,) = (folder.rglob(f"*_{kind}.tsv") for folder in (one.out, tmp_path / "out"))
         assert full.read_bytes() == minimal.read_bytes()
-    assert not [p for p in (tmp_path / "out").rglob("sub-*") if p.name.endswith((".nii.gz", ".h5"))]
+    images = [p.name for p in (tmp_path / "out").rglob("sub-*") if p.name.endswith((".nii.gz", ".h5"))]
+    assert len(images) == 4
+    assert all("_desc-local_brainage" in name for name in images)
     assert len(list((tmp_path / "out").glob("sub-*.html"))) == 1
     again = app(one.bids, tmp_path / "out", "participant", one.work, *words)
     assert "0 to do" in again.said
@@ -242,11 +245,12 @@ def test_an_age_of_any_kind_reaches_the_table(one, without_ages, tmp_path, age, 
     done = app(one.bids, tmp_path / "out", "participant", one.work, "--skip-bids-validation")
     assert done.code == 0, done.said
     for table in (tmp_path / "out").rglob("*_brainage.tsv"):
-        (row,) = read(table)
-        assert 0 < float(row["brain_age"]) < 120
-        assert row["age"] == shown
-        assert (row["gap"] == "n/a") == (shown == "n/a")
-        assert note in row["note"]
+        assert [row["model"] for row in read(table)] == ["roi", "local"]
+        for row in read(table):
+            assert 0 < float(row["brain_age"]) < 120
+            assert row["age"] == shown
+            assert (row["gap"] == "n/a") == (shown == "n/a")
+            assert note in row["note"]
 
 
 def test_another_seed_redoes_and_says_why(one):

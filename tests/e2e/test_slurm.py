@@ -56,6 +56,14 @@ def read(path):
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
+def people_of(out):
+    """Whom the group level has, a model as the other."""
+    rows = read(out / "group_scans.tsv")
+    roi, local = ([row["participant_id"] for row in rows if row["model"] == model] for model in ("roi", "local"))
+    assert roi == local
+    return roi
+
+
 def test_a_killed_task_fails_alone_and_is_all_that_is_resumed(cluster, bids, tmp_path):
     out = tmp_path / "out"
     code, said = brainage(bids, out, cluster, "--submit", "--array-size", "100")
@@ -73,7 +81,7 @@ def test_a_killed_task_fails_alone_and_is_all_that_is_resumed(cluster, bids, tmp
     ends = {"n/a": "killed", "143": "stopped by scancel"}  # as SLURM's SIGTERM or the SIGKILL came first
     assert ends[lost["exit_code"]] in lost["why"]
     others = [f"sub-{n:02d}" for n in range(1, PEOPLE + 1) if n != 2]
-    assert [row["participant_id"] for row in read(out / "group_scans.tsv")] == others
+    assert people_of(out) == others
     code, said = brainage(bids, out, cluster, "--status")
     assert code == 1
     assert f"{PEOPLE - 1} of {PEOPLE} tasks succeeded" in said
@@ -85,7 +93,7 @@ def test_a_killed_task_fails_alone_and_is_all_that_is_resumed(cluster, bids, tmp
     second = out / "logs" / "slurm" / "02"
     assert read(second / "failed.tsv") == [], (second / "task-1.log").read_text()
     assert [row["participants"] for row in read(second / "tasks.tsv")] == ["02"]
-    assert len(read(out / "group_scans.tsv")) == PEOPLE
+    assert len(people_of(out)) == PEOPLE
     assert (out / "group.html").is_file()
 
 
