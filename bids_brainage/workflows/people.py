@@ -133,7 +133,7 @@ def correct(
     scan_age, scan_predicted = scans["age"].to_numpy(), scans["brain_age"].to_numpy()
     person = np.unique(people["participant_id"].to_numpy(dtype=object), return_inverse=True)[1]
     models = people["model"].to_numpy(dtype=object)
-    for model in sorted(set(models)):
+    for model in dict.fromkeys(scans["model"]):  # as the participant level was asked for them
         own = np.flatnonzero(models == model)
         own_scans = np.flatnonzero((models == model)[row])
         place = np.searchsorted(own, row[own_scans])
