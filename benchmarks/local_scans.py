@@ -1,6 +1,6 @@
 """The local maps of the scans of a finished run: a table, the correlation with age, and one figure of all.
 
-python benchmarks/local_scans.py OUT_DIR [--model local] [--figure docs/figures/local_scans.png]
+python benchmarks/local_scans.py OUT_DIR [--model local] [--figure docs/figures/local_scans.jpg]
 
 A row of the figure shows where a brain reads older (red) or younger (blue) than its own mean: the mean itself is in the
 table. The maps are those of the app, so the participant level must have run with the model.
