@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from bids_brainage.bids import outputs
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
@@ -45,6 +47,11 @@ class Job:
     why: str
     artefacts: tuple[str, ...] = ()
     stamps: dict[str, str] = field(default_factory=dict)
+
+
+def missing(job: Job, options: Options) -> list[Path]:
+    """Expected outputs that are not there."""
+    return outputs.missing(job.scan, job.artefacts, options.out_dir, options.template)
 
 
 def settings_of(job: Job, options: Options, tools: Tools, device: str, threads: int) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from bids_brainage.core.files import make_writable, read_json, refresh
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
 from bids_brainage.workflows.fingerprint import fingerprint, read
-from bids_brainage.workflows.job import WORKFLOW, Job, Tools
-from bids_brainage.workflows.scratch import clean, missing
+from bids_brainage.workflows.job import WORKFLOW, Job, Tools, missing
+from bids_brainage.workflows.scratch import clean
 
 DATA = Path(__file__).parents[1] / "data"
 LOG = logging.getLogger("bids_brainage")
@@ -77,7 +77,8 @@ def find_tools(options: Options, home: Path | None) -> Tools:
     if elsewhere:
         space = elsewhere[0].card["template"]
         raise UsageError(
-            f"--template {options.template}: model {elsewhere[0].name} was trained in {space}; use that one"
+            f"--template {options.template}: model {elsewhere[0].name} was trained in {space}; "
+            "use that one, or other --models"
         )
     segment, atlas, normative = (registry.find(name, places) for name in ("segment", "muse-atlas", "normative"))
     return Tools(models, segment, atlas, normative, synthstrip)

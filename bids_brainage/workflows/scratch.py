@@ -6,9 +6,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from bids_brainage.bids import outputs
 from bids_brainage.options import Options
-from bids_brainage.workflows.job import WORKFLOW, Job
+from bids_brainage.workflows.job import WORKFLOW, Job, missing
 
 
 def node_name(job: Job) -> str:
@@ -19,11 +18,6 @@ def node_name(job: Job) -> str:
 def folder_of(job: Job, work: Path) -> Path:
     """Where the intermediate files of one scan lie, and of no other."""
     return work / WORKFLOW / node_name(job)
-
-
-def missing(job: Job, options: Options) -> list[Path]:
-    """Expected outputs that are not there."""
-    return outputs.missing(job.scan, job.artefacts, options.out_dir, options.template)
 
 
 def clean(jobs: Iterable[Job], options: Options, work: Path) -> None:

@@ -183,12 +183,16 @@ class Blocks(Dataset[Batch]):
 
     def constants(self, person: Stored) -> list[float]:
         """What is the same at every voxel of a person: the code of the sex, and means over the whole brain."""
-        found = [SEX_CODE[person.scan.sex]] if self.config.sex else []
-        if self.config.context and person.maps not in self._means:
+        sex = [SEX_CODE[person.scan.sex]] if self.config.sex else []
+        return sex + (self._means_of(person) if self.config.context else [])
+
+    def _means_of(self, person: Stored) -> list[float]:
+        """Means of a person's maps over the whole brain, as the network sees them; read once."""
+        if person.maps not in self._means:
             maps = np.load(person.maps).astype(np.float32)
             maps = maps if self.reference is None else standardised(maps, self.reference)
             self._means[person.maps] = means_over(maps, np.pad(self.brain, MARGIN))
-        return found + (self._means[person.maps] if self.config.context else [])
+        return self._means[person.maps]
 
     def item(self, person: Stored, start: NDArray[np.int_], size: Shape, rng: np.random.Generator | None) -> Batch:
         """One block of a person; without a generator, as it is."""
