@@ -102,7 +102,7 @@ def main() -> None:
     fast, *seconds_half = timed(lambda: predict_whole(network, rows, half=True))
     line("one pass, bfloat16, channels last", *seconds_half, fast - whole)
     (_, sd), *sampled = timed(
-        lambda: monte_carlo(network, rows, samples=args.samples, dropped_from=args.dropped_from, seed=0, half=True)
+        lambda: monte_carlo(network, rows, samples=args.samples, dropped_from=args.dropped_from, seeds=[0], half=True)
     )
     line(f"the same with {args.samples} samples of dropout (mean SD {sd.mean():.2f})", *sampled)
     print(f"\nratio of blocks to one pass, processor: {slow[1] / seconds[1]:.1f}; clock: {slow[0] / seconds[0]:.1f}")

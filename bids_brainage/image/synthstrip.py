@@ -6,6 +6,7 @@ a bundle holds them under the names of the published state dict (``encoder.0.0.c
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_brainage.core import bundle as bundles
-from bids_brainage.core.device import exclusive
 from bids_brainage.core.errors import ScanError
+from bids_brainage.core.passes import through
 from bids_brainage.image import io, masks
 from bids_brainage.image.io import Grid, Volume
 from bids_brainage.image.network import fill, has_bfloat16
@@ -110,9 +111,10 @@ def _to_lia(volume: Volume) -> Volume:
 def distance(network: SynthStripNet, scan: Volume) -> NDArray[np.float32]:
     """Signed distance to the brain's surface (mm) on the scan's grid; 100 beyond what the network saw."""
     seen = prepare(scan)
-    where = next(network.parameters()).device
-    with exclusive(str(where)):
-        values = _pass(network, torch.from_numpy(seen.data).to(where))
+    half = has_bfloat16(str(next(network.parameters()).device))
+    prepared = torch.from_numpy(seen.data)[None]
+    (found,) = through(partial(_pass, network, half=half), prepared, network, "distance", half)
+    values = found[0].numpy()
     x, y = values.shape[:2]
     turned = np.ascontiguousarray(values.transpose(0, 2, 1)[::-1, :, ::-1])
     back = np.array([[-1, 0, 0, x - 1], [0, 0, -1, y - 1], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=float)
@@ -120,11 +122,11 @@ def distance(network: SynthStripNet, scan: Volume) -> NDArray[np.float32]:
     return io.resample(ras, Grid(scan.grid.shape, scan.affine), antialias=False) + np.float32(FAR)
 
 
-def _pass(network: SynthStripNet, seen: Tensor) -> NDArray[np.float32]:
-    """What the network gives for a prepared scan (x, y, z), on the device of both."""
-    where = seen.device
-    with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=has_bfloat16(str(where))):
-        return np.asarray(network(seen[None, None])[0, 0].float().cpu().numpy())
+def _pass(network: SynthStripNet, seen: Tensor, *, half: bool) -> tuple[Tensor]:
+    """What the network gives for prepared scans (n, x, y, z), where it is."""
+    scans = seen[:, None].to(next(network.parameters()).device)
+    with torch.inference_mode(), torch.autocast(scans.device.type, torch.bfloat16, enabled=half):
+        return (network(scans)[:, 0].float(),)
 
 
 def brain_mask(scan: Volume, *, bundle: Path, device: str = "cpu") -> masks.Mask:

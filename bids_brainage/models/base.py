@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,9 @@ from bids_brainage.core.errors import BundleError
 from bids_brainage.core.quality import Measure
 from bids_brainage.core.types import Age, Prediction, Sex
 from bids_brainage.stats.voxel_bins import VoxelBins
+
+if TYPE_CHECKING:
+    from torch import nn
 
 AGE_OUTSIDE_MODEL_RANGE = "age_outside_model_range"
 BRAIN_AGE_OUTSIDE_TRAINING_RANGE = "brain_age_outside_training_range"
@@ -65,10 +68,23 @@ class Model(ABC, Generic[Inputs]):
     ----------
     bundle : Bundle
         Its card says what the model needs, the ages that it was trained on, and its architecture's arguments.
+
+    Attributes
+    ----------
+    network : module or None
+        Its passes go through :func:`bids_brainage.core.passes.through`, by which scans share a GPU.
     """
+
+    network: nn.Module | None = None
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+
+    def to(self, device: str) -> Self:
+        """Move the network, where there is one, to ``cpu``, ``cuda`` or ``cuda:N``; returns the model."""
+        if self.network is not None:
+            self.network.to(device)
+        return self
 
     @property
     def name(self) -> str:

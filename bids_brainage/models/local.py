@@ -14,8 +14,9 @@ years), ``coverage`` and ``bandwidth`` (years) of the interval, and ``samples`` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from torch import Tensor
 
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.core.bundle import Bundle
-from bids_brainage.core.device import exclusive
 from bids_brainage.core.errors import BundleError, ScanError, UsageError
 from bids_brainage.core.files import atomic
+from bids_brainage.core.passes import through
 from bids_brainage.core.types import Prediction, Sex, VoxelMaps
 from bids_brainage.image.io import Volume, read, refines, resample, window
 from bids_brainage.image.network import fill, has_bfloat16
@@ -117,6 +118,8 @@ def read_tissues(paths: Sequence[Path], brain: Volume, seen: Window, use: str) -
 class LocalModel(Model[LocalInputs]):
     """A U-Net over modulated grey and white matter."""
 
+    network: LocalUNet
+
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
         try:
@@ -164,19 +167,17 @@ class LocalModel(Model[LocalInputs]):
         seen = person.maps if self.reference is None else standardised(person.maps, self.reference)
         constants = [SEX_CODE[person.sex]] if "sex" in self.needs else []
         constants += means_over(seen, self._brain_seen) if self.context else []
-        return torch.from_numpy(with_constants(seen, constants))[None].contiguous(memory_format=torch.channels_last_3d)
+        return torch.from_numpy(with_constants(seen, constants))[None]
 
     def predict(self, inputs: Sequence[LocalInputs]) -> list[Prediction]:
         """Brain ages with 90 % prediction intervals and maps, in years.
-
-        Where the network is on a GPU and gives no uncertainty, all scans go through it in one pass.
 
         Raises
         ------
         ScanError
             Where the map is constant, or holds what is no age.
         """
-        return [self._prediction(*found) for found in zip(inputs, self._maps(inputs), strict=True)]
+        return [self._prediction(person, self._maps(person, self.samples)) for person in inputs]
 
     def _prediction(self, person: LocalInputs, found: tuple[Map, Map | None]) -> Prediction:
         assert self.age_range is not None  # noqa: S101 - checked when the bundle was read
@@ -199,44 +200,36 @@ class LocalModel(Model[LocalInputs]):
         return Prediction(self.name, age, age - width, age + width, flags, self.training_data, maps)
 
     def ages(self, person: LocalInputs) -> Map:
-        """Ages on the whole grid, years, ``nan`` outside the brain; on the device where the network is."""
-        return self.ages_together([person])[0]
+        """Ages on the whole grid, years, ``nan`` outside the brain; without their uncertainty, which takes longer."""
+        return self._maps(person, samples=0)[0]
 
-    def ages_together(self, people: Sequence[LocalInputs]) -> list[Map]:
-        """As :meth:`ages`, of several scans in one pass, which takes the memory of as many passes."""
-        device = self.device
-        seen = torch.cat([self.tensor(person) for person in people])
-        with exclusive(device):
-            found = predict_several(self.network, seen.to(device), half=has_bfloat16(device)).cpu()
-        return [self._placed(ages) + np.float32(self.mean_age) for ages in found]
+    def _maps(self, person: LocalInputs, samples: int) -> tuple[Map, Map | None]:
+        """Ages and, of several samples, their SD on the whole grid, ``nan`` outside the brain."""
+        run = partial(self.maps_of, samples=samples)
+        found = through(run, self.tensor(person), self.network, "maps", samples, self.dropped_from)
+        ages, *sd = (self._placed(part[0]) for part in found)
+        return ages + np.float32(self.mean_age), sd[0] if sd else None
 
-    @property
-    def device(self) -> str:
-        """Where the network is."""
-        return str(next(self.network.parameters()).device)
+    def maps_of(self, seen: Tensor, samples: int) -> tuple[Tensor, ...]:
+        """Ages less the mean of training, and their SD where there are several samples, of scans in one pass.
 
-    def _maps(self, people: Sequence[LocalInputs]) -> Iterable[tuple[Map, Map | None]]:
-        """Ages and their SD on the whole grid, ``nan`` outside the brain; on the CPU one scan after the other."""
-        if self.samples > 1:
-            return map(self._with_sd, people)
-        if self.device == "cpu" or not people:
-            return ((self.ages(person), None) for person in people)
-        return ((ages, None) for ages in self.ages_together(people))
+        Parameters
+        ----------
+        seen : tensor, (n, inputs, x, y, z)
+            Of :meth:`tensor`.
+        samples : int
+            Of Monte Carlo dropout.
 
-    def _with_sd(self, person: LocalInputs) -> tuple[Map, Map]:
-        maps, device = self.tensor(person), self.device
-        seed = int.from_bytes(hashlib.sha256(maps.numpy().tobytes()).digest()[:7], "big")
-        with exclusive(device):
-            ages, sd = monte_carlo(
-                self.network,
-                maps.to(device),
-                samples=self.samples,
-                dropped_from=self.dropped_from,
-                seed=seed,
-                half=has_bfloat16(device),
-            )
-            ages, sd = ages.cpu(), sd.cpu()
-        return self._placed(ages) + self.mean_age, self._placed(sd)
+        Returns
+        -------
+        one or two tensors, (n, x - 40, y - 40, z - 40)
+        """
+        where = next(self.network.parameters()).device
+        half, maps = has_bfloat16(str(where)), seen.to(where).contiguous(memory_format=torch.channels_last_3d)
+        if samples < 2:
+            return (predict_several(self.network, maps, half=half),)
+        seeds = [int.from_bytes(hashlib.sha256(one.numpy().tobytes()).digest()[:7], "big") for one in seen.split(1)]
+        return monte_carlo(self.network, maps, samples=samples, dropped_from=self.dropped_from, seeds=seeds, half=half)
 
     def _placed(self, values: Tensor) -> NDArray[np.float32]:
         """The network's output on the grid of the brain."""

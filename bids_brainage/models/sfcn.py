@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError, ScanError
+from bids_brainage.core.passes import through
 from bids_brainage.core.types import Prediction
 from bids_brainage.image import io
 from bids_brainage.image.io import Grid, Volume
@@ -101,6 +102,8 @@ class SfcnModel(Model[NDArray[np.float32]]):
     are none.
     """
 
+    network: SFCN
+
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
         try:
@@ -136,9 +139,14 @@ class SfcnModel(Model[NDArray[np.float32]]):
 
     def probabilities(self, prepared: NDArray[np.float32]) -> NDArray[np.float64]:
         """Probability of each year of age, shape (bins,), of one prepared scan."""
-        with torch.inference_mode():
-            found = self.network(torch.from_numpy(prepared)[None, None])[0].double().exp().numpy()
+        (logarithms,) = through(self.pass_of, torch.from_numpy(prepared)[None], self.network)
+        found = logarithms[0].double().exp().numpy()
         return np.asarray(found / found.sum())
+
+    def pass_of(self, prepared: Tensor) -> tuple[Tensor]:
+        """Logarithms of the probabilities, (n, bins), of prepared scans (n, x, y, z)."""
+        with torch.inference_mode():
+            return (self.network(prepared[:, None].to(next(self.network.parameters()).device)),)
 
     def predict(self, inputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """Brain ages in years, one scan at a time: the first block of one takes over 1 GB."""

@@ -109,9 +109,7 @@ def _models(bundles: Sequence[Bundle], device: str) -> list[LocalModel]:
         models.append(model)
     check(models)
     where = usable(device)
-    for model in models:
-        model.network.to(where)
-    return models
+    return [model.to(where) for model in models]
 
 
 def _names(bundles: Sequence[Bundle]) -> list[str]:

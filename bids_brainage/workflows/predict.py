@@ -91,6 +91,7 @@ def predict(
     out: Path,
     atlas: Path | None = None,
     template: str = "",
+    device: str = "cpu",
     **artefacts: Any,
 ) -> Predicted:
     """Ask each model for the brain age of one scan.
@@ -107,6 +108,8 @@ def predict(
         Folder of the bundle of the MUSE atlas, for models that give maps.
     template : str
         Name of the template space that such maps are in.
+    device : str
+        Where networks compute: ``cpu``, ``cuda`` or ``cuda:N``.
     artefacts
         Files by artefact name, and ``<stage>_flags`` and ``<stage>_measures`` of the stages before.
     """
@@ -118,7 +121,7 @@ def predict(
     explained, beyond, predicted = [], [], []
     files: dict[str, Path] = {}
     for folder in bundles:
-        model = load_model(load(folder))
+        model = load_model(load(folder)).to(device)
         inputs = model.prepare({name: given[name] for name in model.needs})
         prediction = model.predict([inputs])[0]
         mapped = voxelwise(model, prediction, scan.age, atlas=atlas, template=template, out=out)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from localbundle import CARD, make_bundle, write_maps
 
-from bids_brainage.image.network import SegmentationNet, posterior
+from bids_brainage.image.network import SegmentationNet, posterior, posteriors
 from bids_brainage.models.base import load_model
 from bids_brainage.models.local import LocalInputs
 
@@ -46,7 +46,7 @@ def people_of(person, count, seed):
 @given(seed=SEEDS, count=st.integers(2, 4), shape=st.sampled_from([(16, 16, 32), (32, 16, 16)]))
 def test_scans_segmented_together_are_segmented_as_alone(network, seed, count, shape):
     scans = torch.from_numpy(np.random.default_rng(seed).uniform(0, 1.5, (count, *shape)).astype(np.float32))
-    together = posterior(network, scans, half=False)
+    together = posteriors(network, scans, half=False)
     assert together.classes.shape == (count, *shape, 4)
     assert together.right.shape == (count, *shape)
     for number, scan in enumerate(scans):
@@ -56,16 +56,17 @@ def test_scans_segmented_together_are_segmented_as_alone(network, seed, count, s
 
 
 @settings(max_examples=2, deadline=None)
-@given(seed=SEEDS, count=st.integers(2, 3))
-def test_local_ages_together_are_those_of_each_alone(model, person, seed, count):
-    people = people_of(person, count, seed)
-    found = model.ages_together(people)
-    assert len(found) == count
-    for together, one in zip(found, people, strict=True):
-        np.testing.assert_allclose(together, model.ages(one), atol=1e-3)
+@given(seed=SEEDS, count=st.integers(2, 3), samples=st.sampled_from([0, 3]))
+def test_local_maps_together_are_those_of_each_alone(model, person, seed, count, samples):
+    seen = torch.cat([model.tensor(one) for one in people_of(person, count, seed)])
+    together = model.maps_of(seen, samples)
+    assert [len(part) for part in together] == [count] * (2 if samples else 1)
+    for number, one in enumerate(seen.split(1)):
+        for part, alone in zip(together, model.maps_of(one, samples), strict=True):
+            torch.testing.assert_close(part[number], alone[0], atol=1e-3, rtol=0)
 
 
-def test_predictions_of_several_are_those_of_each_on_the_cpu(model, person):
+def test_predictions_of_several_are_those_of_each(model, person):
     people = people_of(person, 3, 0)
     alone = [model.predict([one])[0] for one in people]
     together = model.predict(people)

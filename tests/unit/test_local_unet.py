@@ -104,7 +104,7 @@ def test_dropped_channels_are_made_up_for():
 
 @pytest.mark.parametrize("first", [0, 5, 9])
 def test_the_spread_under_dropout_is_that_of_passes_with_dropout(network, maps, first):
-    ages, sd = monte_carlo(network, maps, samples=4, dropped_from=first, seed=3)
+    (ages,), (sd,) = monte_carlo(network, maps, samples=4, dropped_from=first, seeds=[3])
     assert torch.equal(ages, predict_whole(network, maps))
     generator = torch.Generator().manual_seed(3)
     gates = gates_of(network, maps)
@@ -118,7 +118,7 @@ def test_the_spread_under_dropout_is_that_of_passes_with_dropout(network, maps, 
 
 def test_the_seed_decides_the_spread(network, maps):
     def spread(seed):
-        return monte_carlo(network, maps, samples=3, dropped_from=8, seed=seed)[1]
+        return monte_carlo(network, maps, samples=3, dropped_from=8, seeds=[seed])[1]
 
     torch.manual_seed(7)
     one = spread(1)

@@ -234,3 +234,10 @@ def test_the_workflow_gives_it_the_brain_placed_by_the_affine(tmp_path):
     assert given == [("t1w_mni_affine", "t1w_mni_affine")]
     assert flow.get_node("predict").mem_gb == 2.0
     assert flow.get_node("publish").mem_gb == 1.5
+
+
+def test_years_of_several_in_one_pass_are_those_of_each(tmp_path):
+    made = model(tmp_path / "b")
+    scans = torch.rand(3, *made.shape, generator=torch.Generator().manual_seed(0))
+    (together,) = made.pass_of(scans)
+    torch.testing.assert_close(together, torch.cat([made.pass_of(one)[0] for one in scans.split(1)]))

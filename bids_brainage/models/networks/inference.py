@@ -126,43 +126,50 @@ def _from(corner: tuple[int, int, int], size: int) -> tuple[slice, ...]:
 
 
 def monte_carlo(
-    network: LocalUNet, maps: Tensor, *, samples: int, dropped_from: int, seed: int, half: bool = False
+    network: LocalUNet, maps: Tensor, *, samples: int, dropped_from: int, seeds: Sequence[int], half: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Ages without dropout, and the SD of ages with it: Monte Carlo dropout (Gal & Ghahramani 2016, ICML).
 
     Parameters
     ----------
-    maps : tensor, (1, inputs, x, y, z)
+    maps : tensor, (n, inputs, x, y, z)
     samples : int
         Passes with dropout, two at least.
     dropped_from : int
         First of the ten units whose channels are dropped. What lies before its gate is computed once for all samples,
         so late units are quick, and miss the doubt about what the earlier ones find. The gates are those of the pass
         without dropout.
-    seed : int
-        The same seed and maps give the same SD.
+    seeds : sequence of n int
+        Of each volume: the same seed and maps give the same SD, whatever is beside them.
 
     Returns
     -------
-    ages, sd : tensors, (x - 40, y - 40, z - 40)
+    ages, sd : tensors, (n, x - 40, y - 40, z - 40)
         Ages less the mean of training, and years.
     """
-    generator = Generator().manual_seed(seed)
+    generators = [Generator().manual_seed(seed) for seed in seeds]
     with _inference(network, half):
         gates: list[Tensor] = []
         kept: State | None = None
         for step in network.steps(maps):
             gates.append(step.gate)
             kept = step.state if step.state.unit == dropped_from else kept
-        ages = network.ages(step.features)[0]
+        ages = network.ages(step.features)
         del step
         assert kept is not None  # noqa: S101 - dropped_from is one of the units
         mean, squares = torch.zeros_like(ages), torch.zeros_like(ages)
         for count in range(1, samples + 1):
-            drawn = [thinned(g, network.dropout, generator) if i >= dropped_from else g for i, g in enumerate(gates)]
+            drawn = [
+                _thinned_each(g, network.dropout, generators) if i >= dropped_from else g for i, g in enumerate(gates)
+            ]
             for step in network.resume(kept, drawn):
                 features = step.features
-            away = network.ages(features)[0] - mean
+            away = network.ages(features) - mean
             mean += away / count
             squares += away**2 * ((count - 1) / count)
         return ages, (squares / (samples - 1)).sqrt()
+
+
+def _thinned_each(gates: Tensor, share: float, generators: Sequence[Generator]) -> Tensor:
+    """Gates (n, c) of n volumes, each thinned by its own choice."""
+    return torch.cat([thinned(gate, share, one) for gate, one in zip(gates.split(1), generators, strict=True)])
