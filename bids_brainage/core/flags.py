@@ -14,6 +14,8 @@ FLAGS = {
     "mask_disagrees": "The mask that was given (or SynthStrip's) overlaps the network's with a Dice under 0.8",
     "segmentation_uncertain": "What was found as brain explains under a quarter of the variance of the intensities",
     "registration_uncertain": "The brain hardly resembles the template once registered, or had to be warped a lot",
+    "contrast_exchanged": "Tissues come in the reverse order of a T1w image (or air is bright): dark and bright were "
+    "exchanged",
     "contrast_not_t1w": "White matter is not brighter than grey matter: this is no T1w contrast of an adult",
     "low_contrast": "White and grey matter differ by less than the spread within them",
     "regions_empty": "More than five regions of the atlas were not found",

@@ -11,30 +11,30 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import nn
 
 from bids_brainage.core.errors import BundleError, ScanError
-from bids_brainage.core.quality import GATES
-from bids_brainage.image import contrast, io, masks
+from bids_brainage.image import io, masks
 from bids_brainage.image.classes import CLASSES, FREESURFER
 from bids_brainage.image.io import Grid, Volume
-from bids_brainage.image.network import has_bfloat16, load_network, posterior
+from bids_brainage.image.locate import (
+    SMALLEST_ML,
+    SPACING,
+    Found,
+    coarse,
+    half_a_voxel_on,
+    in_any_contrast,
+    mask_centre,
+)
+from bids_brainage.image.network import has_bfloat16, load_network
 from bids_brainage.image.synthstrip import brain_mask as synthstrip_mask
 
-SPACING = 2.0
-SHAPE = (96, 112, 96)
-TOP_TO_CENTRE = 82.0
-OFF_CENTRE = 12.0
-REFUSED_ML = (300.0, 2500.0)
+REFUSED_ML = (SMALLEST_ML, 2500.0)
 STRIPPED_SHARE = 0.95
 ALL_BRAIN = 0.94
 EDGE = 8.0
 NO_SUPPORT = 0.1
-BRIGHT_AIR = 0.6
-WEAK_SUPPORT = GATES["contrast_explained"].low
 
 
 class Segmented(NamedTuple):
@@ -42,6 +42,8 @@ class Segmented(NamedTuple):
 
     Attributes
     ----------
+    t1w_ordered : Path
+        The scan, where need be with dark and bright exchanged, so that white matter is brighter than grey matter.
     brain_mask, icv_mask : Path
         Native grid, uint8: the brain without outer CSF, ventricles inside; and all within the skull.
     aseg_dseg : Path
@@ -52,11 +54,12 @@ class Segmented(NamedTuple):
     posteriors_between : Path
         The same on the grid half a voxel further along each axis, whose voxels are centred between those.
     flags : tuple of str
-        ``already_stripped``.
+        ``already_stripped``, ``contrast_exchanged``.
     measures : mapping
         Of :mod:`bids_brainage.core.quality`.
     """
 
+    t1w_ordered: Path
     brain_mask: Path
     icv_mask: Path
     aseg_dseg: Path
@@ -102,29 +105,31 @@ def segment(
     """
     scan = io.read(t1w_native)
     network = _network(bundle, device)
-    head = coarse(scan)
     mask = None
     if given_mask is not None:
-        mask = place_mask(given_mask, scan.grid, head, t1w_native)
+        mask = place_mask(given_mask, scan.grid, coarse(scan), t1w_native)
     elif synthstrip is not None:
         mask = synthstrip_mask(scan, bundle=synthstrip, device=device)
     half = has_bfloat16(device)
-    found, support, exchanged = in_any_contrast(network, head, half=half, near=mask_centre(mask, scan.affine))
-    between = half_a_voxel_on(network, scan, found.classes.grid, exchanged=exchanged, half=half)
-    own, icv, stripped = native_masks((found.classes, between), scan, head)
+    seen = in_any_contrast(network, scan, half=half, near=mask_centre(mask, scan.affine))
+    found = seen.found
+    between = half_a_voxel_on(network, seen.scan, found.classes.grid, half=half)
+    own, icv, stripped = native_masks((found.classes, between), scan, seen.head)
     brain = own if mask is None else mask
     icv |= brain
-    refuse(brain, scan.grid, t1w_native, support=support)
-    measures = measure(brain, icv, scan.grid, stripped=stripped) | {"contrast_explained": support}
+    refuse(brain, scan.grid, t1w_native, support=seen.support)
+    measures = measure(brain, icv, scan.grid, stripped=stripped) | {"contrast_explained": seen.support}
     if mask is not None:
-        measures["mask_dice"] = masks.dice(brain, own)
+        measures["mask_dice"] = masks.dice(mask, own)
+    flags = {"already_stripped": stripped, "contrast_exchanged": seen.scan is not scan}
     return Segmented(
+        io.save(out / "t1w_ordered.nii.gz", *seen.scan) if flags["contrast_exchanged"] else t1w_native,
         io.save(out / "brain_mask.nii.gz", brain, scan.affine, np.uint8),
         io.save(out / "icv_mask.nii.gz", icv, scan.affine, np.uint8),
         io.save(out / "aseg_dseg.nii.gz", structures(found, scan.grid, icv), scan.affine),
         io.save_probability(out / "posteriors.nii.gz", *found.classes),
         io.save_probability(out / "posteriors_between.nii.gz", *between),
-        ("already_stripped",) if stripped else (),
+        tuple(name for name, raised in flags.items() if raised),
         measures,
     )
 
@@ -134,128 +139,6 @@ def _network(bundle: Path, device: str) -> nn.Module:
     if tuple(card.get("classes", ())) != CLASSES or card.get("resolution_mm") != SPACING:
         raise BundleError(f"{bundle}: not a network of the 18 classes at {SPACING:g} mm; install its own bundle")
     return network
-
-
-def coarse(scan: Volume, shift: float = 0.0) -> Volume:
-    """The scan at 2 mm along its own axes, anti-aliased, 0 to 1.5: 1 is the 99th percentile of the foreground.
-
-    The grid lies over the field of view, or ``shift`` voxels further along each axis. Where air is bright, dark and
-    bright are exchanged: no scanner makes air bright.
-    """
-    grid = io.spaced(scan.grid, SPACING)
-    grid = Grid(grid.shape, io.shifted(grid.affine, [shift] * 3))
-    values = io.nonnegative(scan.data)
-    if io.background(values) > BRIGHT_AIR * float(np.percentile(values[::4, ::4, ::4], 99)):
-        values = values.max() - values
-    data = io.resample(Volume(values, scan.affine), grid, cubic=True)
-    foreground = data[data > data.max() * 1e-4]
-    scale = float(np.percentile(foreground, 99)) if foreground.size else 1.0
-    return Volume(np.clip(data / scale, 0, 1.5).astype(np.float32), grid.affine)
-
-
-class Found(NamedTuple):
-    """Probabilities on a 2 mm grid: of the classes ``(x, y, z, 18)``, and of the right hemisphere ``(x, y, z)``."""
-
-    classes: Volume
-    right: Volume
-
-
-def locate_and_segment(network: nn.Module, head: Volume, *, half: bool, near: NDArray | None = None) -> Found:
-    """Probabilities on the 2 mm grid of fixed size around the brain.
-
-    A first window hangs from the top of the head, or lies around ``near`` (mm). Where the brain that it shows is
-    more than 12 mm off its middle, a second one is laid around that brain; where it shows none, the whole field
-    of view is searched.
-    """
-    to_voxels = np.linalg.inv(head.affine)
-    middle = top_of_head(head) if near is None else (to_voxels @ np.append(near, 1))[:3]
-    found = _window(network, head, middle, SHAPE, half=half)
-    brain = _brain(found.classes)
-    searched = _millilitres(brain, SPACING**3) < REFUSED_ML[0]
-    if searched:
-        middle = (np.asarray(head.data.shape) - 1) / 2
-        whole = tuple(-(-size // 16) * 16 for size in head.data.shape)
-        found = _window(network, head, middle, whole, half=half)
-        brain = _brain(found.classes)
-    target = (to_voxels @ found.classes.affine @ np.append(_box_middle(brain), 1))[:3] if brain.any() else middle
-    if searched or np.abs(target - middle).max() * SPACING > OFF_CENTRE:
-        found = _window(network, head, target, SHAPE, half=half)
-    return Found(_clean(found.classes), found.right)
-
-
-def in_any_contrast(
-    network: nn.Module, head: Volume, *, half: bool, near: NDArray | None = None
-) -> tuple[Found, float, bool]:
-    """The segmentation, how far the intensities bear it out (:func:`contrast.explained`), and what it was made from.
-
-    Where they hardly do, the scan is tried with dark and bright exchanged, and the better of both is kept; the last
-    value says whether it is the exchanged one.
-    """
-    found = locate_and_segment(network, head, half=half, near=near)
-    support = contrast.explained(found.classes, head)
-    if support >= WEAK_SUPPORT:
-        return found, support, False
-    other = contrast.inverted(head)
-    again = locate_and_segment(network, other, half=half, near=near)
-    better = contrast.explained(again.classes, other)
-    return (again, better, True) if better > support else (found, support, False)
-
-
-def half_a_voxel_on(network: nn.Module, scan: Volume, grid: Grid, *, exchanged: bool, half: bool) -> Volume:
-    """Classes on ``grid`` moved by half a voxel along each axis; dark and bright exchanged where they were before.
-
-    Together the two grids have twice the voxels, body-centred: what the one misses between its voxels, the other sees.
-    """
-    head = coarse(scan, 0.5)
-    head = contrast.inverted(head) if exchanged else head
-    first = (np.linalg.inv(head.affine) @ grid.affine[:, 3])[:3] + 0.5
-    middle = first + (np.asarray(grid.shape) - 1) / 2
-    return _clean(_window(network, head, middle, grid.shape, half=half).classes)
-
-
-def top_of_head(head: Volume) -> NDArray[np.float64]:
-    """A guess at the brain's middle (voxels): under the top of the head, at the mean of its uppermost 10 cm."""
-    tissue = ndimage.gaussian_filter(head.data, 1) > 0.12
-    tissue = masks.largest_component(ndimage.binary_opening(tissue, iterations=2))
-    filled = np.flatnonzero(tissue.sum(axis=(0, 1)) > 30)
-    if filled.size == 0:
-        return (np.asarray(head.data.shape) - 1) / 2
-    top = int(filled[-1])
-    slab = np.argwhere(tissue[:, :, max(0, top - 50) : top + 1])
-    x, y = slab.mean(axis=0)[:2]
-    return np.array([x, y, top - TOP_TO_CENTRE / SPACING])
-
-
-def _window(network: nn.Module, head: Volume, middle: NDArray, shape: tuple[int, ...], *, half: bool) -> Found:
-    """Probabilities in a window of ``shape`` around voxel ``middle``; beyond the field of view the scan is 0."""
-    start = np.rint(np.asarray(middle) - (np.asarray(shape) - 1) / 2)
-    seen = io.window(head, start, shape)
-    classes, right = posterior(network, torch.from_numpy(seen.data), half=half)
-    return Found(Volume(classes.numpy(), seen.affine), Volume(right.numpy(), seen.affine))
-
-
-def _brain(found: Volume) -> masks.Mask:
-    """Brain voxels (neither background nor CSF) of a window, rid of thin bridges."""
-    return masks.largest_component(ndimage.binary_opening(found.data[..., :2].sum(axis=-1) < 0.5))
-
-
-def _box_middle(mask: masks.Mask) -> NDArray[np.float64]:
-    return np.array([(side.start + side.stop - 1) / 2 for side in masks.bounding_box(mask)])
-
-
-def mask_centre(mask: masks.Mask | None, affine: NDArray) -> NDArray[np.float64] | None:
-    """Middle of a mask's bounding box in mm; ``None`` without a mask."""
-    if mask is None or not mask.any():
-        return None
-    return np.asarray((affine @ np.append(_box_middle(mask), 1))[:3])
-
-
-def _clean(found: Volume) -> Volume:
-    """Make all background that lies more than 4 mm from the largest intracranial component."""
-    inside = masks.largest_component(found.data[..., 0] < 0.5)
-    data = found.data.copy()
-    data[~ndimage.binary_dilation(inside, iterations=2)] = np.eye(len(CLASSES), dtype=np.float32)[0]
-    return Volume(data, found.affine)
 
 
 def native_masks(probabilities: Sequence[Volume], scan: Volume, head: Volume) -> tuple[masks.Mask, masks.Mask, bool]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from bids_brainage.image import io
+from bids_brainage.image.classes import NUMBER
 from bids_brainage.image.io import Volume
 
-DARK = 0.05
+DARK, BRIGHTEST = 0.05, 1.5  # of the 99th percentile of the foreground
+BRIGHT_AIR = 0.6
 
 
 def explained(classes: Volume, head: Volume) -> float:
@@ -41,9 +43,31 @@ def explained(classes: Volume, head: Volume) -> float:
     return float(min(1.0, between / intensity.var()))
 
 
-def inverted(head: Volume) -> Volume:
-    """A head with dark and bright exchanged; air, dark or bright, becomes 0."""
-    data = head.data.max() - head.data
-    if io.background(head.data) < DARK:
-        data = np.where(head.data > DARK, data, 0)
-    return Volume(np.asarray(data, dtype=np.float32), head.affine)
+def is_reversed(classes: Volume, head: Volume) -> bool:
+    """Whether white matter is darker than cortex, and cortex darker than CSF: the reverse of a T1w image.
+
+    Parameters
+    ----------
+    classes, head
+        As of :func:`explained`.
+    """
+    seen = io.resample(head, classes.grid)
+    tissues = [classes.data[..., NUMBER[name]] for name in ("cerebral_white_matter", "cerebral_cortex", "csf")]
+    white, cortex, fluid = (float((one * seen).sum() / max(float(one.sum()), 1e-6)) for one in tissues)
+    return white < cortex < fluid
+
+
+def has_bright_air(scan: Volume) -> bool:
+    """Whether the air around a head is bright, as in no scan."""
+    values = io.nonnegative(scan.data)
+    return io.background(values) > BRIGHT_AIR * float(np.percentile(values[::4, ::4, ::4], 99))
+
+
+def inverted(scan: Volume) -> Volume:
+    """A scan with dark and bright exchanged; air, dark or bright, becomes 0, and so does what outshines tissue."""
+    values = io.nonnegative(scan.data)
+    level = float(np.percentile(values[values > 0], 99)) if (values > 0).any() else 1.0
+    data = np.maximum(min(float(values.max()), BRIGHTEST * level) - values, 0)
+    if io.background(values) < DARK * level:
+        data = np.where(values > DARK * level, data, 0)
+    return Volume(np.asarray(data, dtype=np.float32), scan.affine)

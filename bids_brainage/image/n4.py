@@ -26,13 +26,13 @@ class Corrected(NamedTuple):
     t1w_preproc: Path
 
 
-def correct_bias(t1w_native: Path, brain_mask: Path, *, out: Path) -> Corrected:
+def correct_bias(t1w_ordered: Path, brain_mask: Path, *, out: Path) -> Corrected:
     """Correct the bias field of a scan; the median of the brain becomes 1000, negative values 0, stored as ``int16``.
 
     Parameters
     ----------
-    t1w_native : Path
-        Conformed scan.
+    t1w_ordered : Path
+        Conformed scan, white matter brighter than grey matter.
     brain_mask : Path
         On the same grid.
     out : Path
@@ -43,10 +43,10 @@ def correct_bias(t1w_native: Path, brain_mask: Path, *, out: Path) -> Corrected:
     ScanError
         Where the brain holds no signal.
     """
-    scan, mask = read(t1w_native), read(brain_mask, np.uint8).data > 0
+    scan, mask = read(t1w_ordered), read(brain_mask, np.uint8).data > 0
     scan = Volume(nonnegative(scan.data), scan.affine)
     if not (scan.data[mask] > 0).mean() > 0.5:
-        raise ScanError(f"{t1w_native}: more than half of its brain is dark (0); check the scan and the brain mask")
+        raise ScanError(f"{t1w_ordered}: more than half of its brain is dark (0); check the scan and the brain mask")
     corrected = scan.data / bias_field(scan, mask)
     corrected *= BRAIN_LEVEL / float(np.median(corrected[mask]))
     stored = np.rint(np.minimum(corrected, np.iinfo(np.int16).max))

@@ -98,7 +98,7 @@ def through_stages(
         folder.mkdir(parents=True, exist_ok=True)
         native = conform(t1w, out=folder).t1w_native
         found = segment(native, bundle=segment_bundle, out=folder)
-        flat = correct_bias(native, found.brain_mask, out=folder).t1w_preproc
+        flat = correct_bias(found.t1w_ordered, found.brain_mask, out=folder).t1w_preproc
         register(flat, found.brain_mask, found.posteriors, template=DEFAULT, out=folder, seed=seed, threads=threads)
     return paths
 

@@ -16,8 +16,8 @@ from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import atomic, copy, sha256_of
-from bids_brainage.image.brain import SHAPE, SPACING
 from bids_brainage.image.classes import CLASSES
+from bids_brainage.image.locate import SHAPE, SPACING
 from bids_brainage.image.network import WEIGHTS, SegmentationNet, build
 from bids_brainage.training import engine
 from bids_brainage.training.engine import CURVES, Outcome, Plan

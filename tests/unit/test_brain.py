@@ -11,7 +11,7 @@ from scipy import ndimage
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core import quality
 from bids_brainage.core.errors import BundleError, ScanError
-from bids_brainage.image import brain, io, masks
+from bids_brainage.image import brain, io, locate, masks
 from bids_brainage.image.classes import CLASSES, FREESURFER
 from bids_brainage.image.conform import conform
 from bids_brainage.image.network import load_network, posterior
@@ -67,7 +67,7 @@ def test_the_brain_of_a_simulated_head_is_found(simulated, segmented):
 
 def test_posteriors_are_probabilities_where_the_brain_lies(simulated, segmented):
     classes = io.read(segmented.posteriors)
-    assert classes.data.shape == (*brain.SHAPE, len(CLASSES))
+    assert classes.data.shape == (*locate.SHAPE, len(CLASSES))
     assert np.allclose(classes.grid.zooms, 2)
     assert np.abs(classes.data.sum(-1) - 1).max() < 0.03
     tissue = io.Volume(classes.data[..., 2:].sum(-1), classes.affine)
@@ -114,9 +114,9 @@ def test_a_larger_field_of_view_changes_nothing(simulated, segmented, margin):
     larger = io.window(scan, -np.asarray(margin), shape)
     network, _ = load_network(BUNDLE)
     half = brain.has_bfloat16("cpu")
-    first = brain.locate_and_segment(network, brain.coarse(larger), half=half).classes
-    second = brain.half_a_voxel_on(network, larger, first.grid, exchanged=False, half=half)
-    mask, _, stripped = brain.native_masks([first, second], scan, brain.coarse(scan))
+    first = locate.locate_and_segment(network, locate.coarse(larger), half=half).classes
+    second = locate.half_a_voxel_on(network, larger, first.grid, half=half)
+    mask, _, stripped = brain.native_masks([first, second], scan, locate.coarse(scan))
     assert masks.dice(mask, mask_of(segmented.brain_mask)) > 0.995
     assert not stripped
 
@@ -124,21 +124,39 @@ def test_a_larger_field_of_view_changes_nothing(simulated, segmented, margin):
 @pytest.mark.parametrize("change", [lambda d: d * 1e-5, lambda d: d * 3e4, lambda d: (d - d.mean()) / d.std()])
 def test_the_intensity_scale_does_not_matter(simulated, change):
     scan, _ = simulated
-    changed = brain.coarse(io.Volume(change(scan.data), scan.affine)).data
-    assert np.abs(changed - brain.coarse(scan).data).mean() < 0.02
+    changed = locate.coarse(io.Volume(change(scan.data), scan.affine)).data
+    assert np.abs(changed - locate.coarse(scan).data).mean() < 0.02
 
 
 def test_bright_air_is_taken_for_what_it_is(simulated, segmented, tmp_path):
     scan, _ = simulated
     turned = io.Volume(scan.data.max() - scan.data, scan.affine)
-    assert np.abs(brain.coarse(turned).data - brain.coarse(scan).data).mean() < 0.01
-    assert masks.dice(mask_of(run(turned, tmp_path).brain_mask), mask_of(segmented.brain_mask)) > 0.97
+    found = run(turned, tmp_path)
+    assert np.abs(locate.coarse(io.read(found.t1w_ordered)).data - locate.coarse(scan).data).mean() < 0.01
+    assert masks.dice(mask_of(found.brain_mask), mask_of(segmented.brain_mask)) > 0.97
+    assert flags(found) == ("contrast_exchanged",)
+
+
+def test_tissues_in_reverse_order_are_brought_back(simulated, segmented, tmp_path):
+    scan, _ = simulated
+    top = np.percentile(scan.data, 99.9)
+    turned = np.where(scan.data > 0.05 * top, np.maximum(top - scan.data, 1), 0).astype(np.float32)
+    found = run(io.Volume(turned, scan.affine), tmp_path)
+    assert flags(found) == ("contrast_exchanged",)
+    inside = mask_of(segmented.brain_mask)
+    assert np.corrcoef(io.read(found.t1w_ordered).data[inside], scan.data[inside])[0, 1] > 0.99
+    assert masks.dice(mask_of(found.brain_mask), inside) > 0.98
+
+
+def test_a_t1w_scan_stays_as_it_is(segmented):
+    assert segmented.t1w_ordered.name == "t1w_native.nii.gz"
+    assert "contrast_exchanged" not in flags(segmented)
 
 
 def test_bfloat16_gives_what_float32_gives(simulated):
     network, _ = load_network(BUNDLE)
-    head = brain.coarse(simulated[0])
-    scan = torch.from_numpy(io.window(head, (1, 7, 25), brain.SHAPE).data)
+    head = locate.coarse(simulated[0])
+    scan = torch.from_numpy(io.window(head, (1, 7, 25), locate.SHAPE).data)
     exact, half = (posterior(network, scan, half=value).classes.numpy() for value in (False, True))
     inside = exact.sum(axis=(0, 1, 2)) > 100
     assert np.abs(half.sum(axis=(0, 1, 2)) / exact.sum(axis=(0, 1, 2)) - 1)[inside].max() < 0.01

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_brainage.image.contrast import explained, inverted
+from bids_brainage.image.contrast import explained, has_bright_air, inverted, is_reversed
 from bids_brainage.image.io import Volume
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -43,3 +43,21 @@ def test_inverting_exchanges_dark_and_bright_and_leaves_air_dark():
     bright_air = inverted(scan([1.2, 0.9, 0.4])).data
     assert bright_air[0, 0, 0] == 0
     assert bright_air[10, 10, 10] > bright_air[5, 5, 5]
+
+
+@given(csf=st.floats(0.05, 1.4), cortex=st.floats(0.05, 1.4), white=st.floats(0.05, 1.4))
+def test_the_order_of_tissues_is_reversed_only_where_csf_is_brightest_and_white_matter_darkest(csf, cortex, white):
+    classes = Volume(np.eye(18, dtype=np.float32)[np.arange(8).reshape(2, 2, 2) % 4], AFFINE)
+    head = Volume(np.array([0, csf, cortex, white], np.float32)[np.arange(8).reshape(2, 2, 2) % 4], AFFINE)
+    assert is_reversed(classes, head) == (np.float32(white) < np.float32(cortex) < np.float32(csf))
+
+
+@given(factor=st.floats(1e-4, 1e4))
+def test_inverting_twice_gives_the_order_back_at_any_scale(factor):
+    one = scan([0, 0.3 * factor, 0.8 * factor])
+    one.data[1] = 1.2 * factor  # fat
+    twice = inverted(inverted(one)).data
+    assert twice[0, 0, 0] == 0
+    assert twice[10, 10, 10] > twice[5, 5, 5] >= 0
+    assert not has_bright_air(one)
+    assert has_bright_air(Volume(one.data.max() - one.data, AFFINE))
