@@ -54,8 +54,8 @@ def checked(root: Path, people: int) -> list[str]:
     group = subprocess.run(app(root, "group"), capture_output=True, text=True, check=False)
     n = len(read_tsv(out / "group_participants.tsv")) if group.returncode == 0 else 0
     found += [] if n == people else [f"the group level has {n} of {people} people: {group.stderr}"]
-    ages = {row["brain_age"] for path in out.rglob("*_brainage.tsv") for row in read_tsv(path)}
-    found += [] if len(ages) == 1 else [f"brain ages of the same scan: {sorted(ages)}"]
+    ages = {(row["model"], row["brain_age"]) for path in out.rglob("*_brainage.tsv") for row in read_tsv(path)}
+    found += [] if len(ages) == len({model for model, _ in ages}) else [f"brain ages of the same scan: {sorted(ages)}"]
     validator = Path(sys.executable).with_name("bids-validator-deno")
     told = subprocess.run([str(validator), "--format", "json", str(out)], capture_output=True, text=True, check=False)
     return found + [str(i) for i in json.loads(told.stdout)["issues"]["issues"] if i["severity"] == "error"]
