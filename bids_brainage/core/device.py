@@ -100,11 +100,18 @@ def exclusive(device: str) -> Iterator[None]:
         return
     import torch
 
-    with locked(str(torch.cuda.get_device_properties(device).uuid), shared_folder()):
+    with locked(identity(device), shared_folder()):
         try:
             yield
         finally:
             torch.cuda.empty_cache()
+
+
+def identity(device: str) -> str:
+    """The UUID of a GPU, the same in all processes, whatever number each has for it."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def shared_folder() -> Path:

@@ -24,13 +24,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bids_brainage import __version__
-from bids_brainage.core.device import exclusive, shared_folder
+from bids_brainage.core.device import exclusive, identity, shared_folder
 from bids_brainage.core.errors import BrainAgeError
 from bids_brainage.core.files import atomic, sweep
 
 Pass = Callable[[Tensor], tuple[Tensor, ...]]
 MOST = 8
 LOCK, ASKED, ANSWERED = ".lock", ".in.safetensors", ".out.safetensors"
+UNREADABLE = (OSError, RuntimeError, KeyError, SafetensorError)
 LOG = logging.getLogger("bids_brainage")
 
 
@@ -56,18 +57,17 @@ def through(run: Pass, scans: Tensor, network: nn.Module, *settings: object) -> 
     device = str(next(network.parameters()).device)
     if not device.startswith("cuda"):
         return _joined([run(one) for one in scans.split(1)])
-    folder = shared_folder() / f"passes-{key_of(network, scans, *settings)}"
+    folder = shared_folder() / f"passes-{key_of(network, scans, identity(device), *settings)}"
     return combined(run, scans, folder, lambda: exclusive(device))
 
 
 def key_of(network: nn.Module, scans: Tensor, *settings: object) -> str:
-    """Digest of the weights, the versions, the device, the settings and the form of a scan."""
+    """Digest of the weights, the versions, the settings and the form of a scan."""
     total = hashlib.sha256()
     for name, value in network.state_dict().items():
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    device = str(next(network.parameters()).device)
-    told = (__version__, torch.__version__, device, settings, scans.dtype, tuple(scans.shape[1:]))
+    told = (__version__, torch.__version__, settings, scans.dtype, tuple(scans.shape[1:]))
     total.update(repr(told).encode())
     return total.hexdigest()[:24]
 
@@ -90,8 +90,10 @@ def combined(
         found = request.answer() if request else None
         if found is not None:
             return found
-        others = waiting(folder, request, most - len(scans)) if request else []
-        return _answering(run, scans, others)
+        if request is None:
+            return _answering(run, scans, [])
+        request.withdraw()
+        return _answering(run, scans, waiting(folder, request, most - len(scans)))
 
 
 class Request(NamedTuple):
@@ -105,24 +107,30 @@ class Request(NamedTuple):
         return self.folder / f"{self.name}{kind}"
 
     def scans(self) -> Tensor | None:
-        """What was asked; ``None`` where it is not there yet, or was answered."""
+        """What was asked; ``None`` where it is not there, no more, or was answered."""
         if self.path(ANSWERED).is_file():
             return None
-        with suppress(FileNotFoundError, SafetensorError):
+        with suppress(*UNREADABLE):
             return load_file(self.path(ASKED))["scans"]
         return None
 
     def answer(self) -> tuple[Tensor, ...] | None:
         """What another process computed, if one did."""
-        with suppress(FileNotFoundError, SafetensorError):
+        with suppress(*UNREADABLE):
             found = load_file(self.path(ANSWERED))
             return tuple(found[str(number)] for number in range(len(found)))
         return None
 
     def respond(self, found: Sequence[Tensor]) -> None:
         """Leave the answer; where that fails, the other process computes for itself."""
-        with suppress(BrainAgeError, OSError), atomic(self.path(ANSWERED)) as temporary:
+        if not self.path(LOCK).is_file():
+            return
+        with suppress(BrainAgeError, *UNREADABLE), atomic(self.path(ANSWERED)) as temporary:
             save_file({str(number): part.contiguous() for number, part in enumerate(found)}, temporary)
+
+    def withdraw(self) -> None:
+        """Ask no longer: the scans are being computed."""
+        self.path(ASKED).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Take its files away, also what a killed process had begun to write."""
@@ -142,7 +150,7 @@ def asked(folder: Path, scans: Tensor) -> Iterator[Request | None]:
             stack.enter_context(FileLock(request.path(LOCK)))
             with atomic(request.path(ASKED)) as temporary:
                 save_file({"scans": scans.contiguous()}, temporary)
-        except (BrainAgeError, OSError, NotImplementedError, SafetensorError) as error:
+        except (BrainAgeError, NotImplementedError, *UNREADABLE) as error:
             LOG.debug("%s: scans go alone (%s)", folder, error)
             yield None
         else:
@@ -160,13 +168,11 @@ def _make_private(folder: Path) -> None:
 def waiting(folder: Path, own: Request, most: int) -> list[tuple[Request, Tensor]]:
     """Requests of other processes that live, with at most so many scans; what dead ones left goes."""
     found = []
-    for path in sorted(folder.glob(f"*{LOCK}")):
-        request = Request(folder, path.name.removesuffix(LOCK))
-        if request == own:
-            continue
-        if _abandoned(path):
+    for name in sorted({path.name.partition(".")[0] for path in folder.glob("[!.]*")} - {own.name}):
+        request = Request(folder, name)
+        if not request.path(LOCK).is_file() or _abandoned(request.path(LOCK)):  # the lock is made first
             request.remove()
-        elif (scans := request.scans()) is not None and len(scans) <= most:
+        elif most > 0 and (scans := request.scans()) is not None and len(scans) <= most:
             found.append((request, scans))
             most -= len(scans)
     return found

@@ -26,6 +26,7 @@ from bids_brainage.image.locate import (
     half_a_voxel_on,
     in_any_contrast,
     mask_centre,
+    with_dark_air,
 )
 from bids_brainage.image.network import has_bfloat16, load_network
 from bids_brainage.image.synthstrip import brain_mask as synthstrip_mask
@@ -107,7 +108,7 @@ def segment(
     network = _network(bundle, device)
     mask = None
     if given_mask is not None:
-        mask = place_mask(given_mask, scan.grid, coarse(scan), t1w_native)
+        mask = place_mask(given_mask, scan.grid, coarse(with_dark_air(scan)), t1w_native)
     elif synthstrip is not None:
         mask = synthstrip_mask(scan, bundle=synthstrip, device=device)
     half = has_bfloat16(device)

@@ -58,16 +58,17 @@ def is_reversed(classes: Volume, head: Volume) -> bool:
 
 
 def has_bright_air(scan: Volume) -> bool:
-    """Whether the air around a head is bright, as in no scan."""
+    """Whether the air around a head is bright in all corners: noise, as in the air of MP2RAGE, is so in some."""
     values = io.nonnegative(scan.data)
-    return io.background(values) > BRIGHT_AIR * float(np.percentile(values[::4, ::4, ::4], 99))
+    corners = values[tuple(slice(None, None, size - 1) for size in values.shape)]
+    return float(corners.min()) > BRIGHT_AIR * float(np.percentile(values[::4, ::4, ::4], 99))
 
 
 def inverted(scan: Volume) -> Volume:
-    """A scan with dark and bright exchanged; air, dark or bright, becomes 0, and so does what outshines tissue."""
+    """A scan with dark and bright exchanged; air, dark or bright, becomes 0, and what outshines tissue is dark."""
     values = io.nonnegative(scan.data)
     level = float(np.percentile(values[values > 0], 99)) if (values > 0).any() else 1.0
-    data = np.maximum(min(float(values.max()), BRIGHTEST * level) - values, 0)
+    data = min(float(values.max()), BRIGHTEST * level) - values
     if io.background(values) < DARK * level:
-        data = np.where(values > DARK * level, data, 0)
-    return Volume(np.asarray(data, dtype=np.float32), scan.affine)
+        data = np.where(values > DARK * level, np.maximum(data, DARK * level), 0)
+    return Volume(np.maximum(data, 0).astype(np.float32), scan.affine)

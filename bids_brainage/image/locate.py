@@ -89,13 +89,18 @@ def in_any_contrast(network: nn.Module, scan: Volume, *, half: bool, near: NDArr
         found = locate_and_segment(network, head, half=half, near=near)
         return Seen(one, head, found, contrast.explained(found.classes, head))
 
-    first = seen_as(contrast.inverted(scan) if contrast.has_bright_air(scan) else scan)
+    first = seen_as(with_dark_air(scan))
     is_reversed = contrast.is_reversed(first.found.classes, first.head)
     if first.support >= WEAK_SUPPORT and not is_reversed:
         return first
-    other = seen_as(contrast.inverted(first.scan))
+    other = seen_as(contrast.inverted(scan) if first.scan is scan else scan)
     is_better = other.support > first.support or (is_reversed and other.support >= WEAK_SUPPORT)
     return other if is_better else first
+
+
+def with_dark_air(scan: Volume) -> Volume:
+    """The scan, with dark and bright exchanged where its air is bright: no scanner makes air so."""
+    return contrast.inverted(scan) if contrast.has_bright_air(scan) else scan
 
 
 def half_a_voxel_on(network: nn.Module, scan: Volume, grid: Grid, *, half: bool) -> Volume:

@@ -205,12 +205,13 @@ class LocalModel(Model[LocalInputs]):
 
     def _maps(self, person: LocalInputs, samples: int) -> tuple[Map, Map | None]:
         """Ages and, of several samples, their SD on the whole grid, ``nan`` outside the brain."""
-        run = partial(self.maps_of, samples=samples)
-        found = through(run, self.tensor(person), self.network, "maps", samples, self.dropped_from)
+        half = has_bfloat16(str(next(self.network.parameters()).device))
+        run = partial(self.maps_of, samples=samples, half=half)
+        found = through(run, self.tensor(person), self.network, "maps", samples, self.dropped_from, half)
         ages, *sd = (self._placed(part[0]) for part in found)
         return ages + np.float32(self.mean_age), sd[0] if sd else None
 
-    def maps_of(self, seen: Tensor, samples: int) -> tuple[Tensor, ...]:
+    def maps_of(self, seen: Tensor, *, samples: int, half: bool) -> tuple[Tensor, ...]:
         """Ages less the mean of training, and their SD where there are several samples, of scans in one pass.
 
         Parameters
@@ -219,13 +220,15 @@ class LocalModel(Model[LocalInputs]):
             Of :meth:`tensor`.
         samples : int
             Of Monte Carlo dropout.
+        half : bool
+            Compute in bfloat16.
 
         Returns
         -------
         one or two tensors, (n, x - 40, y - 40, z - 40)
         """
         where = next(self.network.parameters()).device
-        half, maps = has_bfloat16(str(where)), seen.to(where).contiguous(memory_format=torch.channels_last_3d)
+        maps = seen.to(where).contiguous(memory_format=torch.channels_last_3d)
         if samples < 2:
             return (predict_several(self.network, maps, half=half),)
         seeds = [int.from_bytes(hashlib.sha256(one.numpy().tobytes()).digest()[:7], "big") for one in seen.split(1)]

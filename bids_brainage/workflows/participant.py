@@ -61,7 +61,7 @@ STAGES = (
               "Grey and white matter maps were modulated by the Jacobian determinant of the nonlinear warp, at 1.5 mm, "
               "and smoothed (4 mm FWHM)."),
 )  # fmt: skip
-PREPROCESSED = {"t1w_preproc": "t1w_native"}
+PREPROCESSED = {"t1w_preproc": "t1w_ordered"}
 WHERE = {artefact: stage for stage in STAGES for artefact in stage.gives}
 
 

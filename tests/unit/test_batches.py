@@ -59,10 +59,10 @@ def test_scans_segmented_together_are_segmented_as_alone(network, seed, count, s
 @given(seed=SEEDS, count=st.integers(2, 3), samples=st.sampled_from([0, 3]))
 def test_local_maps_together_are_those_of_each_alone(model, person, seed, count, samples):
     seen = torch.cat([model.tensor(one) for one in people_of(person, count, seed)])
-    together = model.maps_of(seen, samples)
+    together = model.maps_of(seen, samples=samples, half=False)
     assert [len(part) for part in together] == [count] * (2 if samples else 1)
     for number, one in enumerate(seen.split(1)):
-        for part, alone in zip(together, model.maps_of(one, samples), strict=True):
+        for part, alone in zip(together, model.maps_of(one, samples=samples, half=False), strict=True):
             torch.testing.assert_close(part[number], alone[0], atol=1e-3, rtol=0)
 
 

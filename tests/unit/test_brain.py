@@ -137,6 +137,27 @@ def test_bright_air_is_taken_for_what_it_is(simulated, segmented, tmp_path):
     assert flags(found) == ("contrast_exchanged",)
 
 
+def test_a_mask_beside_a_head_in_bright_air_is_refused(simulated, tmp_path):
+    scan, _ = simulated
+    turned = io.Volume(scan.data.max() - scan.data, scan.affine)
+    beside = np.zeros(scan.data.shape, np.uint8)
+    beside[:12] = 1
+    given = io.save(tmp_path / "mask.nii.gz", beside, scan.affine)
+    with pytest.raises(ScanError, match="does not lie on the head"):
+        run(turned, tmp_path, given_mask=given)
+
+
+def test_a_t1w_scan_with_noise_for_air_stays_as_it_is(simulated, segmented, tmp_path):
+    scan, _ = simulated
+    air = np.random.default_rng(3).uniform(0, np.percentile(scan.data, 99.5), scan.data.shape)
+    corners = tuple(slice(None, None, size - 1) for size in scan.data.shape)
+    air[corners] = air.max()
+    noisy = io.Volume(np.where(scan.data > 0.1 * scan.data.max(), scan.data, air).astype(np.float32), scan.affine)
+    found = run(noisy, tmp_path)
+    assert found.t1w_ordered.name == "t1w_native.nii.gz"
+    assert "contrast_exchanged" not in flags(found)
+
+
 def test_tissues_in_reverse_order_are_brought_back(simulated, segmented, tmp_path):
     scan, _ = simulated
     top = np.percentile(scan.data, 99.9)

@@ -61,3 +61,21 @@ def test_inverting_twice_gives_the_order_back_at_any_scale(factor):
     assert twice[10, 10, 10] > twice[5, 5, 5] >= 0
     assert not has_bright_air(one)
     assert has_bright_air(Volume(one.data.max() - one.data, AFFINE))
+
+
+def test_noise_in_the_air_is_not_bright_air():
+    rng = np.random.default_rng(0)
+    one = scan([0, 0.3, 0.8])
+    noisy = [
+        Volume(np.where(LABELS, one.data, rng.uniform(0, 1, LABELS.shape)).astype(np.float32), AFFINE)
+        for _ in range(50)
+    ]
+    assert not any(map(has_bright_air, noisy))
+
+
+def test_tissue_that_outshines_all_is_dark_and_not_air():
+    one = scan([0, 0.3, 0.8])
+    one.data[7:9, 7:13, 7:13] = 3  # saturated
+    found = inverted(one).data
+    assert (found[LABELS > 0] > 0).all()
+    assert (found[LABELS == 0] == 0).all()

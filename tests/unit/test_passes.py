@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bids_brainage.core import passes
@@ -177,6 +178,64 @@ def test_what_dead_processes_left_goes(tmp_path):
     with another(tmp_path, scans_of(1)) as own:
         assert waiting(tmp_path, own, 8) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_has_no_owner_goes(tmp_path):
+    save_file({"0": scans_of(1)}, tmp_path / f"gone{ANSWERED}")
+    save_file({"scans": scans_of(1)}, tmp_path / f"gone{ASKED}")
+    with another(tmp_path, scans_of(1)) as own:
+        assert waiting(tmp_path, own, 0) == []
+    assert list(tmp_path.iterdir()) == []
+    Request(tmp_path, "gone").respond([scans_of(1)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_being_computed_is_asked_no_longer(tmp_path):
+    def run(scans):
+        assert not list(tmp_path.glob(f"*{ASKED}"))
+        return doubled(scans)
+
+    assert torch.equal(combined(run, scans_of(1), tmp_path, at_once)[0], scans_of(2))
+
+
+@pytest.mark.parametrize("error", [SafetensorError, OSError, RuntimeError])
+def test_an_answer_that_cannot_be_left_costs_the_others_alone(tmp_path, monkeypatch, error):
+    def full(*_):
+        raise error("no space left")
+
+    with another(tmp_path, scans_of(3)) as waits, asked(tmp_path, scans_of(1)) as own:
+        monkeypatch.setattr(passes, "save_file", full)
+        waits.respond(doubled(scans_of(3)))
+        assert waits.answer() is None
+        monkeypatch.setattr(passes, "load_file", full)
+        assert waiting(tmp_path, own, 8) == []
+
+
+def test_on_a_gpu_scans_wait_under_its_uuid_for_their_turn(tmp_path, monkeypatch):
+    class There:
+        device = "cuda:1"
+
+    class Network(torch.nn.Linear):
+        def parameters(self, recurse=True):
+            return iter([There()])
+
+    turns = []
+
+    @contextmanager
+    def turn(device):
+        turns.append(device)
+        yield
+
+    monkeypatch.setattr(passes, "exclusive", turn)
+    monkeypatch.setattr(passes, "identity", lambda device: f"GPU of {device}")
+    monkeypatch.setattr(passes, "shared_folder", lambda: tmp_path)
+    network, scans = Network(1, 1), scans_of(1, 2)
+    folder = tmp_path / f"passes-{key_of(network, scans, 'GPU of cuda:1', 'half')}"
+    with another(folder, scans_of(5)) as waits:
+        found = through(doubled, scans, network, "half")
+        assert torch.equal(waits.answer()[0], scans_of(10))
+    assert torch.equal(found[0], scans_of(2, 4))
+    assert turns == ["cuda:1"]
 
 
 def test_one_who_has_not_asked_yet_is_left_alone(tmp_path):

@@ -214,6 +214,14 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
         load_model(load(folder))
 
 
+def test_networks_compute_where_the_app_was_told(tmp_path, monkeypatch):
+    folder, moved = bundle(tmp_path / "b", made_state()), []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda network, *where, **_: moved.append(where) or network)
+    scan, path = Scan(Path("sub-01_T1w.nii.gz"), {"sub": "01"}, Age(60.0), "F"), brain(tmp_path / "x.nii.gz")
+    predict((folder,), scan, registry.PACKAGED / "normative", out=tmp_path, device="cuda:1", t1w_mni_affine=path)
+    assert ("cuda:1",) in moved
+
+
 def test_the_app_writes_its_age_without_an_interval(tmp_path):
     folder = bundle(tmp_path / "b", made_state())
     scan = Scan(Path("sub-01_T1w.nii.gz"), {"sub": "01"}, Age(60.0), "F")
