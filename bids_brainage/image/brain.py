@@ -51,7 +51,8 @@ class Segmented(NamedTuple):
         Native grid, uint8: the structures by hemisphere, with FreeSurfer's numbers.
     posteriors : Path
         Probabilities of :data:`CLASSES`, 4D (classes last), uint8 x 1/255, on a 2 mm grid of 96 x 112 x 96
-        voxels along the scan's own axes in its world space, around the brain.
+        voxels in the scan's world space, around the brain: along the scan's own axes, or the head's where it is turned
+        by over 25 degrees.
     posteriors_between : Path
         The same on the grid half a voxel further along each axis, whose voxels are centred between those.
     flags : tuple of str

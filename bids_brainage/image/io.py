@@ -152,7 +152,7 @@ def resample(
     matrix, offset = to_source[:3, :3], to_source[:3, 3]
     if nearest:
         return _nearest(source.data, matrix, offset, grid.shape)
-    scale = np.abs(matrix).sum(axis=1)
+    scale = np.linalg.norm(matrix, axis=1)
     if np.abs(matrix - np.diag(np.diag(matrix))).max() * max(grid.shape) < 1e-2:
         weights = [
             axis_weights(size, new, float(matrix[axis, axis]), float(offset[axis]), cubic=cubic, antialias=antialias)

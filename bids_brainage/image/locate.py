@@ -15,12 +15,14 @@ from bids_brainage.image import contrast, io, masks
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.io import Grid, Volume
 from bids_brainage.image.network import posterior
+from bids_brainage.image.upright import angle, pose
 
 SPACING = 2.0
 SHAPE = (96, 112, 96)
 TOP_TO_CENTRE = 82.0
 OFF_CENTRE = 12.0
 SMALLEST_ML = 300.0
+TURNED = 25.0
 WEAK_SUPPORT = GATES["contrast_explained"].low
 
 
@@ -32,9 +34,21 @@ def coarse(scan: Volume, shift: float = 0.0) -> Volume:
     grid = io.spaced(scan.grid, SPACING)
     grid = Grid(grid.shape, io.shifted(grid.affine, [shift] * 3))
     data = io.resample(Volume(io.nonnegative(scan.data), scan.affine), grid, cubic=True)
+    return Volume(np.clip(data / _level(data), 0, 1.5).astype(np.float32), grid.affine)
+
+
+def _level(data: NDArray[np.float32]) -> float:
+    """The 99th percentile of the foreground."""
     foreground = data[data > data.max() * 1e-4]
-    scale = float(np.percentile(foreground, 99)) if foreground.size else 1.0
-    return Volume(np.clip(data / scale, 0, 1.5).astype(np.float32), grid.affine)
+    return float(np.percentile(foreground, 99)) if foreground.size else 1.0
+
+
+def seen_on(scan: Volume, grid: Grid) -> Volume:
+    """As :func:`coarse`, on any grid of 2 mm voxels; the level is that of the whole field of view."""
+    values = Volume(io.nonnegative(scan.data), scan.affine)
+    level = _level(io.resample(values, io.spaced(scan.grid, SPACING), cubic=True))
+    data = io.resample(values, grid, cubic=True)
+    return Volume(np.clip(data / level, 0, 1.5).astype(np.float32), grid.affine)
 
 
 class Found(NamedTuple):
@@ -86,7 +100,7 @@ def in_any_contrast(network: nn.Module, scan: Volume, *, half: bool, near: NDArr
 
     def seen_as(one: Volume) -> Seen:
         head = coarse(one)
-        found = locate_and_segment(network, head, half=half, near=near)
+        found = straightened(network, one, locate_and_segment(network, head, half=half, near=near), half=half)
         return Seen(one, head, found, contrast.explained(found.classes, head))
 
     first = seen_as(with_dark_air(scan))
@@ -108,10 +122,31 @@ def half_a_voxel_on(network: nn.Module, scan: Volume, grid: Grid, *, half: bool)
 
     Together the two grids have twice the voxels, body-centred: what the one misses between its voxels, the other sees.
     """
+    to_grid = np.linalg.inv(scan.affine) @ grid.affine
+    if np.abs(to_grid[:3, :3] - np.diag(np.diag(to_grid[:3, :3]))).max() * max(grid.shape) > 1e-2:  # of a turned head
+        seen = seen_on(scan, Grid(grid.shape, io.shifted(grid.affine, [0.5] * 3)))
+        return _clean(_probabilities(network, seen, half=half).classes)
     head = coarse(scan, 0.5)
     first = (np.linalg.inv(head.affine) @ grid.affine[:, 3])[:3] + 0.5
     middle = first + (np.asarray(grid.shape) - 1) / 2
     return _clean(_window(network, head, middle, grid.shape, half=half).classes)
+
+
+def straightened(network: nn.Module, scan: Volume, found: Found, *, half: bool) -> Found:
+    """What was found in a head that is turned by over 25 degrees, once more along the head's own axes.
+
+    The network has seen few heads turned further; the same head at another angle would have another age.
+    """
+    turn = pose(found.classes, found.right)
+    if turn is None or angle(turn) <= TURNED:
+        return found
+    own = found.classes.affine
+    middle = (own @ np.append(_box_middle(_brain(found.classes)), 1))[:3]
+    affine = np.eye(4)
+    affine[:3, :3] = SPACING * turn
+    affine[:3, 3] = middle - affine[:3, :3] @ ((np.asarray(SHAPE) - 1) / 2)
+    again = _probabilities(network, seen_on(scan, Grid(SHAPE, affine)), half=half)
+    return Found(_clean(again.classes), again.right)
 
 
 def top_of_head(head: Volume) -> NDArray[np.float64]:
@@ -130,7 +165,11 @@ def top_of_head(head: Volume) -> NDArray[np.float64]:
 def _window(network: nn.Module, head: Volume, middle: NDArray, shape: tuple[int, ...], *, half: bool) -> Found:
     """Probabilities in a window of ``shape`` around voxel ``middle``; beyond the field of view the scan is 0."""
     start = np.rint(np.asarray(middle) - (np.asarray(shape) - 1) / 2)
-    seen = io.window(head, start, shape)
+    return _probabilities(network, io.window(head, start, shape), half=half)
+
+
+def _probabilities(network: nn.Module, seen: Volume, *, half: bool) -> Found:
+    """Of what the network sees, voxel by voxel."""
     classes, right = posterior(network, torch.from_numpy(seen.data), half=half)
     return Found(Volume(classes.numpy(), seen.affine), Volume(right.numpy(), seen.affine))
 

@@ -121,6 +121,29 @@ def test_a_larger_field_of_view_changes_nothing(simulated, segmented, margin):
     assert not stripped
 
 
+def test_a_turned_head_is_seen_along_its_own_axes(simulated, segmented, tmp_path):
+    scan, _ = simulated
+    cosine, sine = np.cos(np.deg2rad(35)), np.sin(np.deg2rad(35))
+    turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    to_source = np.eye(4)
+    middle = scan.grid.centre()
+    to_source[:3, :3], to_source[:3, 3] = turn.T, middle - turn.T @ middle
+    matrix = np.linalg.inv(scan.affine) @ to_source @ scan.affine
+    data = ndimage.affine_transform(scan.data, matrix[:3, :3], matrix[:3, 3], order=3).clip(0)
+    found = run(io.Volume(data.astype(np.float32), scan.affine), tmp_path)
+    axes = io.read_grid(found.posteriors).affine[:3, :3] / locate.SPACING
+    assert np.degrees(np.arccos((np.trace(axes.T @ turn) - 1) / 2)) < 15
+    back = ndimage.affine_transform(
+        mask_of(segmented.brain_mask).astype(np.float32), matrix[:3, :3], matrix[:3, 3], order=1
+    )
+    assert masks.dice(mask_of(found.brain_mask), back > 0.5) > 0.97
+    assert found.measures["icv_ml"] == pytest.approx(segmented.measures["icv_ml"], rel=0.01)
+
+
+def test_an_upright_head_is_seen_along_the_axes_of_the_scan(segmented):
+    assert np.allclose(io.read_grid(segmented.posteriors).affine[:3, :3], np.diag([2.0, 2, 2]))
+
+
 @pytest.mark.parametrize("change", [lambda d: d * 1e-5, lambda d: d * 3e4, lambda d: (d - d.mean()) / d.std()])
 def test_the_intensity_scale_does_not_matter(simulated, change):
     scan, _ = simulated
