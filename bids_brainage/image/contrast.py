@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bids_brainage.image import io
+from bids_brainage.image import io, masks
 from bids_brainage.image.classes import NUMBER
 from bids_brainage.image.io import Volume
 
@@ -65,10 +65,10 @@ def has_bright_air(scan: Volume) -> bool:
 
 
 def inverted(scan: Volume) -> Volume:
-    """A scan with dark and bright exchanged; air, dark or bright, becomes 0, and what outshines tissue is dark."""
+    """A scan with dark and bright exchanged; the air around the head, dark or bright, becomes 0, and no tissue does."""
     values = io.nonnegative(scan.data)
     level = float(np.percentile(values[values > 0], 99)) if (values > 0).any() else 1.0
     data = min(float(values.max()), BRIGHTEST * level) - values
     if io.background(values) < DARK * level:
-        data = np.where(values > DARK * level, np.maximum(data, DARK * level), 0)
+        data = np.where(masks.fill_holes(values > DARK * level), np.maximum(data, DARK * level), 0)
     return Volume(np.maximum(data, 0).astype(np.float32), scan.affine)

@@ -79,3 +79,10 @@ def test_tissue_that_outshines_all_is_dark_and_not_air():
     found = inverted(one).data
     assert (found[LABELS > 0] > 0).all()
     assert (found[LABELS == 0] == 0).all()
+
+
+def test_the_darkest_tissue_becomes_the_brightest_though_it_is_dark_as_air():
+    one = scan([0, 0.8, 0.01])  # white matter hardly above the air
+    found = inverted(one).data
+    assert found[10, 10, 10] > found[5, 5, 5] > 0
+    assert (found[LABELS == 0] == 0).all()
