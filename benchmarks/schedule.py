@@ -157,10 +157,10 @@ def scenarios(gpu_seconds: list[float]) -> dict[str, tuple[Cluster, int]]:
     full = replace(plain, slots=32)
     made = {
         "memory as asked for, 100 a task": (plain, 100),
-        "`--mem 3G`, 100 a task": (full, 100),
-        "`--mem 3G`, 10 a task": (full, 10),
-        "`--mem 3G`, 10 a task, every node fails once a day": (replace(full, between_failures=DAY), 10),
-        "`--mem 3G`, 100 a task, every node fails once a day": (replace(full, between_failures=DAY), 100),
+        "`--mem 4G`, 100 a task": (full, 100),
+        "`--mem 4G`, 10 a task": (full, 10),
+        "`--mem 4G`, 10 a task, every node fails once a day": (replace(full, between_failures=DAY), 10),
+        "`--mem 4G`, 100 a task, every node fails once a day": (replace(full, between_failures=DAY), 100),
     }
     gpus = Cluster(nodes=2, cores=64, gib=512, slots=4, task_cores=16, cpu_saved=GPU_SAVES)
     for seconds in gpu_seconds:

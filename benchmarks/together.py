@@ -52,7 +52,8 @@ def checked(root: Path, people: int) -> list[str]:
     again = subprocess.run(app(root, "participant"), capture_output=True, text=True, check=False)
     found += [] if again.returncode == 0 and "; 0 to do" in again.stderr else [again.stderr]
     group = subprocess.run(app(root, "group"), capture_output=True, text=True, check=False)
-    n = len(read_tsv(out / "group_participants.tsv")) if group.returncode == 0 else 0
+    rows = read_tsv(out / "group_participants.tsv") if group.returncode == 0 else []
+    n = len({row["participant_id"] for row in rows})
     found += [] if n == people else [f"the group level has {n} of {people} people: {group.stderr}"]
     ages = {(row["model"], row["brain_age"]) for path in out.rglob("*_brainage.tsv") for row in read_tsv(path)}
     found += [] if len(ages) == len({model for model, _ in ages}) else [f"brain ages of the same scan: {sorted(ages)}"]

@@ -48,7 +48,7 @@ def test_a_scan_at_which_its_node_fails_keeps_its_work_until_it_is_done():
 
 
 def test_memory_or_cores_decide_how_many_tasks_a_node_runs():
-    assert Cluster(nodes=1, gib=128).at_once == 25
+    assert Cluster(nodes=1, gib=128).at_once == 21
     assert Cluster(nodes=1, gib=1024).at_once == 32
 
 

@@ -36,7 +36,7 @@ def test_too_many_tasks_are_refused():
 def test_limits_grow_with_scans_and_cores_and_give_way_to_the_user():
     one, many = slurm_jobs.limits(NEEDS), slurm_jobs.limits(NEEDS._replace(scans=10))
     assert int(many[1]) > 5 * int(one[1])
-    assert one[0] == many[0] == "5G"
+    assert one[0] == many[0] == "6G"
     assert int(slurm_jobs.limits(NEEDS._replace(scans=10, cpus=5))[1]) < int(many[1])
     assert slurm_jobs.limits(NEEDS._replace(mem="9G", time="1:00")) == ("9G", "1:00")
 
@@ -66,7 +66,7 @@ def test_a_task_runs_its_participants_and_keeps_the_exit_code(array):
     assert task(script, 2, 1) == 1
     assert app.with_name("the app.words").read_text().splitlines()[-1] == "03"
     text = script.read_text()
-    for line in ("--array=1-2%5", "--gres=gpu:1", "--mem=5G", "--cpus-per-task=1", "--partition=x"):
+    for line in ("--array=1-2%5", "--gres=gpu:1", "--mem=6G", "--cpus-per-task=1", "--partition=x"):
         assert f"#SBATCH {line}\n" in text
     assert f'#SBATCH --output="{script.parent}/task-%a.log"' in text
 
