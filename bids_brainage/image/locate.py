@@ -133,14 +133,13 @@ def half_a_voxel_on(network: nn.Module, scan: Volume, grid: Grid, *, half: bool)
 
 
 def straightened(network: nn.Module, scan: Volume, found: Found, *, half: bool) -> Found:
-    """What was found in a head that is turned by over 25 degrees, once more along the head's own axes.
+    """What was found in a head that is turned by over 25 degrees in its grid, once more along the head's own axes.
 
     The network has seen few heads turned further; the same head at another angle would have another age.
     """
-    turn = pose(found.classes, found.right)
-    if turn is None or angle(turn) <= TURNED:
+    own, turn = found.classes.affine, pose(found.classes, found.right)
+    if turn is None or angle((own[:3, :3] / SPACING).T @ turn) <= TURNED:
         return found
-    own = found.classes.affine
     middle = (own @ np.append(_box_middle(_brain(found.classes)), 1))[:3]
     affine = np.eye(4)
     affine[:3, :3] = SPACING * turn

@@ -140,6 +140,15 @@ def test_a_turned_head_is_seen_along_its_own_axes(simulated, segmented, tmp_path
     assert found.measures["icv_ml"] == pytest.approx(segmented.measures["icv_ml"], rel=0.01)
 
 
+def test_a_grid_that_lies_aslant_with_its_head_stays(simulated, segmented, tmp_path):
+    scan, _ = simulated
+    cosine, sine = np.cos(np.deg2rad(35)), np.sin(np.deg2rad(35))
+    turn = np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]])
+    found = run(io.Volume(scan.data, turn @ scan.affine), tmp_path)
+    assert np.allclose(io.read_grid(found.posteriors).affine[:3, :3], 2 * turn[:3, :3])
+    assert masks.dice(mask_of(found.brain_mask), mask_of(segmented.brain_mask)) > 0.99  # the window may be a voxel off
+
+
 def test_an_upright_head_is_seen_along_the_axes_of_the_scan(segmented):
     assert np.allclose(io.read_grid(segmented.posteriors).affine[:3, :3], np.diag([2.0, 2, 2]))
 
