@@ -87,11 +87,11 @@ def combined(
         Scans in one pass, unless one request alone has more.
     """
     with asked(folder, scans) as request, turn():
-        found = request.answer() if request else None
-        if found is not None:
-            return found
         if request is None:
             return _answering(run, scans, [])
+        found = request.answer()
+        if found is not None:
+            return found
         request.withdraw()
         return _answering(run, scans, waiting(folder, request, most - len(scans)))
 

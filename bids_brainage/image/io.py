@@ -153,7 +153,7 @@ def resample(
     if nearest:
         return _nearest(source.data, matrix, offset, grid.shape)
     scale = np.linalg.norm(matrix, axis=1)
-    if np.abs(matrix - np.diag(np.diag(matrix))).max() * max(grid.shape) < 1e-2:
+    if parallel(source.grid, grid):
         weights = [
             axis_weights(size, new, float(matrix[axis, axis]), float(offset[axis]), cubic=cubic, antialias=antialias)
             for axis, (size, new) in enumerate(zip(source.data.shape, grid.shape, strict=True))
@@ -173,6 +173,12 @@ def _nearest(data: NDArray, matrix: NDArray, offset: NDArray, shape: tuple[int, 
     stored = data.astype(np.uint8) if kind == np.bool_ else data
     found = ndimage.affine_transform(stored, matrix, offset, shape, order=0, mode="constant")
     return np.asarray(found).astype(kind, copy=False)
+
+
+def parallel(one: Grid, other: Grid) -> bool:
+    """Whether the axes of two grids are parallel, in order, to a hundredth of a voxel over the extent of ``other``."""
+    matrix = (np.linalg.inv(one.affine) @ other.affine)[:3, :3]
+    return bool(np.abs(matrix - np.diag(np.diag(matrix))).max() * max(other.shape) < 1e-2)
 
 
 def same_grid(one: Grid, other: Grid, tolerance: float = 1e-3) -> bool:

@@ -34,7 +34,12 @@ def coarse(scan: Volume, shift: float = 0.0) -> Volume:
     grid = io.spaced(scan.grid, SPACING)
     grid = Grid(grid.shape, io.shifted(grid.affine, [shift] * 3))
     data = io.resample(Volume(io.nonnegative(scan.data), scan.affine), grid, cubic=True)
-    return Volume(np.clip(data / _level(data), 0, 1.5).astype(np.float32), grid.affine)
+    return _levelled(data, _level(data), grid)
+
+
+def _levelled(data: NDArray[np.float32], level: float, grid: Grid) -> Volume:
+    """Intensities of which 1 is the level, 0 to 1.5."""
+    return Volume(np.clip(data / level, 0, 1.5).astype(np.float32), grid.affine)
 
 
 def _level(data: NDArray[np.float32]) -> float:
@@ -47,8 +52,7 @@ def seen_on(scan: Volume, grid: Grid) -> Volume:
     """As :func:`coarse`, on any grid of 2 mm voxels; the level is that of the whole field of view."""
     values = Volume(io.nonnegative(scan.data), scan.affine)
     level = _level(io.resample(values, io.spaced(scan.grid, SPACING), cubic=True))
-    data = io.resample(values, grid, cubic=True)
-    return Volume(np.clip(data / level, 0, 1.5).astype(np.float32), grid.affine)
+    return _levelled(io.resample(values, grid, cubic=True), level, grid)
 
 
 class Found(NamedTuple):
@@ -122,8 +126,7 @@ def half_a_voxel_on(network: nn.Module, scan: Volume, grid: Grid, *, half: bool)
 
     Together the two grids have twice the voxels, body-centred: what the one misses between its voxels, the other sees.
     """
-    to_grid = np.linalg.inv(scan.affine) @ grid.affine
-    if np.abs(to_grid[:3, :3] - np.diag(np.diag(to_grid[:3, :3]))).max() * max(grid.shape) > 1e-2:  # of a turned head
+    if not io.parallel(scan.grid, grid):  # of a turned head
         seen = seen_on(scan, Grid(grid.shape, io.shifted(grid.affine, [0.5] * 3)))
         return _clean(_probabilities(network, seen, half=half).classes)
     head = coarse(scan, 0.5)
@@ -140,11 +143,12 @@ def straightened(network: nn.Module, scan: Volume, found: Found, *, half: bool) 
     own, turn = found.classes.affine, pose(found.classes, found.right)
     if turn is None or angle((own[:3, :3] / SPACING).T @ turn) <= TURNED:
         return found
-    middle = (own @ np.append(_box_middle(_brain(found.classes)), 1))[:3]
-    affine = np.eye(4)
-    affine[:3, :3] = SPACING * turn
-    affine[:3, 3] = middle - affine[:3, :3] @ ((np.asarray(SHAPE) - 1) / 2)
-    again = _probabilities(network, seen_on(scan, Grid(SHAPE, affine)), half=half)
+    middle = mask_centre(_brain(found.classes), own)
+    if middle is None:
+        return found
+    axes = np.eye(4)
+    axes[:3, :3] = turn
+    again = _probabilities(network, seen_on(scan, io.centred(Grid(SHAPE, axes), middle, SPACING, SHAPE)), half=half)
     return Found(_clean(again.classes), again.right)
 
 

@@ -39,7 +39,8 @@ class Composite(NamedTuple):
     members: tuple[int, ...]
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def data_rows(name: str) -> list[dict[str, str]]:
+    """Rows of a table of the package."""
     text = files("bids_brainage.data").joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
@@ -47,14 +48,14 @@ def _rows(name: str) -> list[dict[str, str]]:
 @cache
 def regions() -> tuple[Region, ...]:
     """The 145 regions in the order of their numbers."""
-    rows = _rows("muse_rois.tsv")
+    rows = data_rows("muse_rois.tsv")
     return tuple(Region(int(r["index"]), r["name"], r["class"], r["side"], int(r["mirror"])) for r in rows)
 
 
 @cache
 def composites() -> tuple[Composite, ...]:
     """The composites that are sums of single regions (all but the ICV and the CSF around the brain)."""
-    rows = _rows("muse_composites.tsv")
+    rows = data_rows("muse_composites.tsv")
     return tuple(Composite(int(r["index"]), r["name"], tuple(map(int, r["members"].split()))) for r in rows)
 
 

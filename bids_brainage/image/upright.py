@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_brainage.image.classes import FREESURFER
 from bids_brainage.image.io import Volume
+from bids_brainage.image.muse import data_rows
 
 SMALLEST_MM3 = 200.0
 FEWEST = 8
@@ -21,8 +20,7 @@ Points = NDArray[np.float64]
 @cache
 def places() -> dict[int, tuple[float, float, float]]:
     """Centroids of structures in an upright head by FreeSurfer's number, mm: of the MUSE atlas in template space."""
-    text = files("bids_brainage.data").joinpath("upright.tsv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines(), delimiter="\t")
+    rows = data_rows("upright.tsv")
     return {int(row["label"]): (float(row["x"]), float(row["y"]), float(row["z"])) for row in rows}
 
 

@@ -23,7 +23,6 @@ GPU = "GPU-0f1e"
 SHAPE = (16, 16, 32)
 WORKER = """
 import sys
-from functools import partial
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
