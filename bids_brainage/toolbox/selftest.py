@@ -20,8 +20,12 @@ from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import write_json
 
 SEED = 0
-TOLERANCE = {"scan": 0.001, "volume": 0.02, "region": 0.08, "region_mm3": 60.0, "age": 1.0}
-"""Relative for scan, volume and region (whichever of 8 % and 60 mm^3 is more), years for age."""
+TOLERANCE = {"scan": 0.001, "volume": 0.02, "region": 0.08, "region_mm3": 60.0, "age": 1.0, "age: local": 2.0}
+"""Relative for scan, volume and region (whichever of 8 % and 60 mm^3 is more), years for age.
+
+Between processors with and without bfloat16 the mean of the local map of these heads differs by 0.3 and 1.2 years, roi
+by 0.1; repeated scans of simulated people differ by 2.5 years (SD) in the local map (docs/validation.md).
+"""
 
 Values = Mapping[str, Mapping[str, float]]
 
@@ -128,7 +132,7 @@ def _allowed(name: str, value: float) -> float:
     """The tolerance of one value, in its unit."""
     kind = name.partition(":")[0]
     if kind == "age":
-        return TOLERANCE["age"]
+        return TOLERANCE.get(name, TOLERANCE["age"])
     relative = TOLERANCE[kind] * abs(value)
     return max(relative, TOLERANCE["region_mm3"]) if kind == "region" else relative
 

@@ -11,7 +11,7 @@ from bids_brainage.toolbox import selftest
 STORED = {
     "sub-1": {
         "scan: mean intensity": 100.0, "volume: brain, mL": 1200.0, "region: Hippocampus_R, mm3": 3500.0,
-        "region: Fornix_R, mm3": 90.0, "age: roi": 61.0,
+        "region: Fornix_R, mm3": 90.0, "age: roi": 61.0, "age: local": 58.0,
     }
 }  # fmt: skip
 
@@ -23,7 +23,7 @@ def changed(name, value):
 def test_equal_results_pass():
     found = selftest.compare(STORED, STORED)
     assert {one.share for one in found} == {0.0}
-    assert selftest.told(found)[-1].startswith("all 5 values are within their tolerance")
+    assert selftest.told(found)[-1].startswith("all 6 values are within their tolerance")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def test_equal_results_pass():
         ("region: Fornix_R, mm3", 140.0, 160.0),
         ("age: roi", 61.9, 62.1),
         ("age: roi", 60.1, math.nan),
+        ("age: local", 59.9, 60.1),
     ],
 )
 def test_each_kind_of_value_has_its_tolerance(name, within, beyond):
@@ -42,7 +43,7 @@ def test_each_kind_of_value_has_its_tolerance(name, within, beyond):
     found = selftest.compare(STORED, changed(name, beyond))
     assert [one.name for one in found if one.share > 1] == [name]
     assert any(line.startswith("differs") and name in line for line in selftest.told(found))
-    assert "1 of 5 values differ: do not trust" in selftest.told(found)[-1]
+    assert "1 of 6 values differ: do not trust" in selftest.told(found)[-1]
 
 
 def test_a_missing_scan_or_value_differs():
