@@ -1,9 +1,14 @@
 """Brain masks and regional volumes against DLMUSE, each head left out of the atlas and calibration that judge it.
 
-    python benchmarks/accuracy.py --data DATASET [--work DIR] [--out FILE.tsv]
+    python benchmarks/accuracy.py --data DATASET [--muse DIR] [--work DIR] [--out FILE.tsv]
 
 DATASET is a BIDS dataset with T1w images and DLMUSE segmentations below ``derivatives/dlmuse``. Prints Markdown tables;
-a table of every region is written to ``--out``. The stages' files stay in ``--work``: a second call is quick.
+a table of every region is written to ``--out``. The stages' files stay in ``--work``: a second call is quick. Heads of
+one person are left out together.
+
+The ``roi`` model that ships knows with what error the app measures, and that comes from these very heads. With
+``--muse``, the folder of the tables that it was trained on, the ages of each head are also given by a model whose error
+is of the heads of others.
 """
 
 from __future__ import annotations
@@ -12,6 +17,8 @@ import argparse
 import csv
 import os
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +26,19 @@ import numpy as np
 import bids_brainage
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.image import muse
+from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import PACKAGED, find
 from bids_brainage.training import agreement, heads, judge
+from bids_brainage.training.card import left_out
+from bids_brainage.training.measurement import MeasurementError, against_reference, read_error
+from bids_brainage.training.muse import Cohort, read_cohort
+from bids_brainage.training.regressors import CAUTION, tuned
 
-SEGMENT = Path(bids_brainage.__file__).parent / "data" / "bundles" / "segment"
+DATA = Path(bids_brainage.__file__).parent / "data"
+SEGMENT = DATA / "bundles" / "segment"
+TABLES = ("ixi_dlmuse_1mm.tsv", "ixi_dlmuse_2mm.tsv", "ixi_dlmuse_2mm_same_heads.tsv")
+PATTERNS = 3
 
 
 def main() -> None:
@@ -31,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="BIDS dataset with derivatives/dlmuse")
     parser.add_argument("--work", type=Path, help="folder that keeps the stages' files (default: a temporary one)")
+    parser.add_argument("--muse", type=Path, help="folder of the tables of regional volumes that roi was trained on")
     parser.add_argument("--out", type=Path, default=Path("accuracy.tsv"), help="TSV of all regions")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
@@ -38,13 +54,18 @@ def main() -> None:
         work = args.work or Path(scratch)
         found = heads.find_heads(args.data)
         examples = [heads.prepare(head, work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
-    judged = agreement.leave_one_out(examples)
+    who = agreement.people(examples)
+    judged = agreement.leave_one_out(examples, who)
     print_masks(examples, judged)
     print_structures(judged)
     print("| volume | r | bias % | median absolute error % |\n|---|---|---|---|")
     for name, figures in agreement.summary(judged).items():
         print("| " + " | ".join([name, *map(shown, figures.values())]) + " |")
-    print_ages(examples, judged, people(args.data))
+    known = people(args.data)
+    print_ages(examples, known, packaged_ages(examples, judged, known))
+    if args.muse:
+        print("\nBy a model whose measurement error is of the heads of others:")
+        print_ages(examples, known, blind_ages(examples, judged, known, who, read_people(args.muse)))
     write_regions(args.out, judged)
 
 
@@ -53,23 +74,89 @@ def people(dataset: Path) -> dict[str, dict[str, str]]:
     return {row["participant_id"]: row for row in read_tsv(dataset / "participants.tsv")}
 
 
-def print_ages(examples: list[heads.Example], judged: agreement.Judged, known: dict[str, dict[str, str]]) -> None:
-    """Brain age by the default model from the app's volumes and from DLMUSE's of the same scan."""
+def against_dlmuse(volumes: np.ndarray, reference: np.ndarray) -> MeasurementError:
+    """Errors of log volumes relative to ICV; volumes as of :class:`agreement.Judged`."""
+    relative = [np.log(np.maximum(v[:, :145], MINIMUM) / v[:, 145:]) for v in (volumes, reference)]
+    return against_reference(relative[0] - relative[1], muse.classes()[:145], muse.mirrored()[:145])
+
+
+def sex_of(one: heads.Example, known: dict[str, dict[str, str]]) -> str | None:
+    """F, M or None."""
+    sex = known.get(one.name, {}).get("sex")
+    return sex if sex in ("F", "M") else None
+
+
+def packaged_ages(
+    examples: list[heads.Example], judged: agreement.Judged, known: dict[str, dict[str, str]]
+) -> list[list[float]]:
+    """Brain age by the model that ships, from the app's volumes and from DLMUSE's of the same scan."""
     model = load_model(find("roi", [PACKAGED]))
     column = {region.number: position for position, region in enumerate(muse.regions())}
     chosen = [column[index] for index in model.indices]
-    rows = []
-    for n, one in enumerate(examples):
-        person = known.get(one.name, {})
-        sex = person.get("sex") if person.get("sex") in ("F", "M") else None
-        both = [judged.volumes[n], judged.reference[n]]
-        inputs = [model.inputs(values[chosen], values[145], sex, "dlmuse-2mm") for values in both]
-        ours, theirs = (found.brain_age for found in model.predict(inputs))
-        rows.append((one.name, float(person.get("age", "nan")), ours, theirs))
+    found = []
+    for one, *both in zip(examples, judged.volumes, judged.reference, strict=True):
+        inputs = [model.inputs(values[chosen], values[145], sex_of(one, known), "dlmuse-2mm") for values in both]
+        found.append([said.brain_age for said in model.predict(inputs)])
+    return found
+
+
+def blind_ages(
+    examples: list[heads.Example],
+    judged: agreement.Judged,
+    known: dict[str, dict[str, str]],
+    who: np.ndarray,
+    cohort: Cohort,
+    factor: float = CAUTION,
+) -> list[list[float]]:
+    """The same, each head by a model that was fitted anew with the errors against DLMUSE of the heads of others.
+
+    Errors count ``factor`` times. What changed scans add to them is that of the package's table, in which these heads
+    have a small part.
+    """
+    people, convert = cohort.people(), cohort.conversion()
+    column = {region.number: position for position, region in enumerate(muse.regions())}
+    chosen = [column[index] for index in people.indices]
+    found = []
+    for at, one in enumerate(examples):
+        error = error_of(judged, who != who[at], people.indices).times(factor)
+        model = tuned(0, error, people.logged).fit(people.design(), people.age).best_estimator_
+        both = np.stack([judged.volumes[at], judged.reference[at]])
+        volumes, icv = zip(*(convert(values[chosen], values[145]) for values in both), strict=True)
+        head = replace(
+            people.rows(np.array([0, 0])),
+            volumes=np.stack(volumes),
+            icv=np.array(icv),
+            sex=np.array([sex_of(one, known)] * 2),
+        )
+        found.append(model.predict(head.design()).tolist())
+    return found
+
+
+def error_of(judged: agreement.Judged, heads_used: np.ndarray, indices: Sequence[int]) -> MeasurementError:
+    """Errors against DLMUSE of some of the heads, and of changed scans by the package's table."""
+    column = {region.number: position for position, region in enumerate(muse.regions())}
+    chosen = [column[index] for index in indices]
+    error = against_dlmuse(judged.volumes[heads_used], judged.reference[heads_used])
+    repeats = read_error(DATA / "muse_error.tsv", indices).shared[-PATTERNS:]
+    return MeasurementError(error.own[chosen], np.concatenate([error.shared[:, chosen], repeats]))
+
+
+def read_people(tables: Path) -> Cohort:
+    """The people whom ``roi`` was trained on."""
+    files = [tables / name for name in TABLES]
+    return read_cohort(files[0], files[1], files[2], list(left_out(files[1])))
+
+
+def print_ages(examples: list[heads.Example], known: dict[str, dict[str, str]], found: list[list[float]]) -> None:
+    """Brain ages from the app's volumes and from DLMUSE's, and how far they are apart."""
+    rows = [
+        (one.name, float(known.get(one.name, {}).get("age", "nan")), *both)
+        for one, both in zip(examples, found, strict=True)
+    ]
     print("\n| head | age | from the app's volumes | from DLMUSE's | difference |\n|---|---|---|---|---|")
     for name, age, ours, theirs in rows:
         print(f"| {name} | {age:.1f} | {ours:.1f} | {theirs:.1f} | {ours - theirs:+.1f} |")
-    low, high = model.age_range
+    low, high = load_model(find("roi", [PACKAGED])).age_range
     for which, used in (("all", rows), ("in the model's range", [row for row in rows if low <= row[1] <= high])):
         gap = np.array([ours - theirs for _, _, ours, theirs in used])
         told = f"mean {gap.mean():+.1f}, median absolute {np.median(np.abs(gap)):.1f}, largest {np.abs(gap).max():.1f}"

@@ -1,10 +1,10 @@
 """Measure with what error the app measures regional volumes, for ``brainage train roi --noise``.
 
-The app's volumes of heads that have a DLMUSE segmentation are compared with DLMUSE's, each head left out of the atlas
-and of the calibration. Some of the heads are then turned, resampled, blurred and made noisy (``perturb.py``), taken
-through the same stages, and compared with themselves: what many regions share of these differences becomes the shared
-errors of the table. No age takes part. A head and change take about 20 s on two cores; the stages' files stay in
-``--work``, so that a stopped call goes on.
+The app's volumes of heads that have a DLMUSE segmentation are compared with DLMUSE's, each person left out of the atlas
+and of the calibration: what the regions of one structure share in a head, and each region's own rest. Some of the heads
+are then turned, resampled, blurred and made noisy (``perturb.py``), taken through the same stages, and compared with
+themselves: the strongest patterns of these differences are the last shared errors of the table. No age takes part. A
+head and change take about 20 s on two cores; the stages' files stay in ``--work``, so that a stopped call goes on.
 
     python benchmarks/error.py --data ../shared/data/ds-t1w --work work --out bids_brainage/data/muse_error.tsv
 """
@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from accuracy import SEGMENT
+from accuracy import PATTERNS, SEGMENT, against_dlmuse
 from numpy.typing import NDArray
 from perturb import CHANGES
 
@@ -27,7 +27,7 @@ from bids_brainage.image.atlas import Atlas, look_up, template_points
 from bids_brainage.image.fusion import fuse, measured, structure_prior
 from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.training import agreement, heads
-from bids_brainage.training.measurement import MeasurementError, estimate
+from bids_brainage.training.measurement import MeasurementError, with_repeats
 
 LOG = logging.getLogger("benchmarks.error")
 FloatArray = NDArray[np.float64]
@@ -35,8 +35,6 @@ FloatArray = NDArray[np.float64]
 WHICH = ("rotate-15", "voxel-1.5", "voxel-3", "noise-9", "bias-60")
 SKIPPED = ("sub-IXI012", "sub-nichart06")
 """Heads that ``stability.py`` judges the ages by."""
-PATTERNS = 3
-PRIOR_PEOPLE = 5
 
 
 def main() -> None:
@@ -46,23 +44,27 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the stages' files")
     parser.add_argument("--out", type=Path, required=True, help="table to write")
     parser.add_argument("--changes", nargs="+", default=WHICH, choices=sorted(CHANGES), metavar="CHANGE")
-    parser.add_argument("--most", type=int, default=6, help="heads that are changed (default: 6)")
+    parser.add_argument("--most", type=int, default=3, help="heads that are changed (default: 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     found = heads.find_heads(args.data)
     examples = [heads.prepare(head, args.work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
-    judged = agreement.leave_one_out(examples)
+    who = agreement.people(examples)
+    judged = agreement.leave_one_out(examples, who)
     _, slope = agreement.calibration(np.array([one.volumes for one in judged.measured]), judged.reference)
     rows, chosen = [], [head for head in found if head[0] not in SKIPPED][: args.most]
     for number, head in enumerate(chosen):
-        atlas = agreement.average([one for one in examples if one.name != head[0]])
+        person = who[[one.name for one in examples].index(head[0])]
+        atlas = agreement.average([one for one, of in zip(examples, who, strict=True) if of != person])
         clean = relative(atlas, heads.through_stages(head[1], args.work / head[0], segment_bundle=SEGMENT))
         for change in args.changes:
             changed = stages(head, change, args.work, args.threads)
             rows.append((relative(atlas, changed) - clean) * slope[:145])
             LOG.info("head %d of %d, %s: median %.1f %%", number + 1, len(chosen), change, size(rows[-1]))
-    error = estimate(own(judged), np.array(rows), PATTERNS, muse.mirrored()[:145])
+    error = with_repeats(
+        against_dlmuse(judged.volumes, judged.reference), np.array(rows), PATTERNS, muse.mirrored()[:145]
+    )
     write_text(args.out, table(error))
 
 
@@ -91,18 +93,6 @@ def relative(atlas: Atlas, paths: dict[str, Path]) -> FloatArray:
     prior = look_up(atlas, points)
     found = measured(fuse(prior, structure_prior(prior, head.posterior), head.intensity, points), head)
     return np.asarray(np.log(np.maximum(found, MINIMUM)) - np.log(head.skull))
-
-
-def own(judged: agreement.Judged) -> FloatArray:
-    """Root mean square of log(app / DLMUSE) over heads, shape (145,).
-
-    Both sides share one figure, and each is drawn to the median region as if five more heads had shown that.
-    """
-    error = np.log(judged.volumes[:, :145] / judged.reference[:, :145])
-    variance = (error**2).mean(axis=0)
-    variance = (variance + variance[muse.mirrored()[:145]]) / 2
-    n = len(error)
-    return np.asarray(np.sqrt((n * variance + PRIOR_PEOPLE * np.median(variance)) / (n + PRIOR_PEOPLE)))
 
 
 def table(error: MeasurementError) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.sparse.csgraph import connected_components
 
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up
-from bids_brainage.image.fusion import fuse, fused_mask, measured, structure_prior
+from bids_brainage.image.fusion import CSF, fuse, fused_mask, measured, structure_prior
 from bids_brainage.image.io import Volume, resample
 from bids_brainage.image.masks import dice
 from bids_brainage.image.template import DEFAULT, template
@@ -24,6 +26,7 @@ KEPT = 8
 PRIOR_HEADS = 3.0
 PRIOR_SLOPE = 2.0
 RESAMPLES = 2000
+SAME_PERSON = 0.68
 
 
 def average(examples: Sequence[Example]) -> Atlas:
@@ -45,7 +48,7 @@ def average(examples: Sequence[Example]) -> Atlas:
 
 
 class Measured(NamedTuple):
-    """One head by an atlas that never saw it.
+    """One head by an atlas that never saw its person.
 
     Attributes
     ----------
@@ -129,16 +132,37 @@ class Judged(NamedTuple):
     measured: Sequence[Measured]
 
 
-def leave_one_out(examples: Sequence[Example]) -> Judged:
-    """Measure each head with an atlas and a calibration that never saw it.
+def people(examples: Sequence[Example]) -> NDArray[np.int_]:
+    """Number of the person whom each head is of, shape (heads,): a dataset may hold one under two names.
 
-    The calibration comes from the other heads, each measured by an atlas without itself.
+    Two heads are one person's where their references are alike at over 68 % of the template's voxels that either of
+    them labels. In the shipped atlas, two heads of one person are alike at 76 %, those of different people at 57-61 %.
     """
-    measured = [measure(average([e for e in examples if e is not one]), one) for one in examples]
+    columns = [one.columns.reshape(-1) for one in examples]
+    alike = np.eye(len(examples), dtype=bool)
+    for a, b in combinations(range(len(examples)), 2):
+        either = np.minimum(columns[a], columns[b]) < CSF
+        alike[a, b] = (columns[a] == columns[b])[either].mean() > SAME_PERSON
+    return np.asarray(connected_components(alike, directed=False)[1])
+
+
+def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_]) -> Judged:
+    """Measure each head with an atlas and a calibration that never saw its person.
+
+    The calibration comes from the heads of others, each measured by an atlas without its own person.
+
+    Parameters
+    ----------
+    who : array of int, (heads,)
+        Of :func:`people`.
+    """
+    others = who[:, None] != who
+    atlases = {w: average([e for e, use in zip(examples, others[at], strict=True) if use]) for at, w in enumerate(who)}
+    measured = [measure(atlases[w], one) for w, one in zip(who, examples, strict=True)]
     raw = np.array([one.volumes for one in measured])
     reference = np.stack([one.reference for one in examples])
     volumes = np.empty_like(raw)
-    for left, rest in enumerate(~np.eye(len(examples), dtype=bool)):
+    for left, rest in enumerate(others):
         intercept, slope = calibration(raw[rest], reference[rest])
         volumes[left] = np.exp(intercept + slope * np.log(np.maximum(raw[left], MINIMUM)))
     return Judged(volumes, reference, measured)

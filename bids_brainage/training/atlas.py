@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import Bundle
@@ -15,7 +16,7 @@ from bids_brainage.core.files import atomic, write_text
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas
 from bids_brainage.image.template import DEFAULT
-from bids_brainage.training.agreement import Judged, average, calibration, leave_one_out, summary
+from bids_brainage.training.agreement import Judged, average, calibration, leave_one_out, people, summary
 from bids_brainage.training.heads import RESOLUTION, prepare
 from bids_brainage.training.judge import STRUCTURES, interval
 
@@ -51,11 +52,16 @@ def build(
     if len(used) < 3:
         raise UsageError(f"{out}: an atlas needs three heads or more, {len(used)} given; add heads")
     examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in used]
-    judged = leave_one_out(examples)
+    who = people(examples)
+    if who.max() < 2:
+        raise UsageError(
+            f"{out}: an atlas needs heads of three people or more, these are of {who.max() + 1}; add heads"
+        )
+    judged = leave_one_out(examples, who)
     intercept, slope = calibration(np.array([one.volumes for one in judged.measured]), judged.reference)
     out.mkdir(parents=True, exist_ok=True)
     write(average(examples)._replace(intercept=intercept, slope=slope), out)
-    card = describe([e.name for e in examples], judged)
+    card = describe([e.name for e in examples], who, judged)
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
 
@@ -97,12 +103,19 @@ SHIPPED_DATA = [
 ]
 
 
-def describe(names: Sequence[str], judged: Judged) -> dict[str, Any]:
+def _one_person(names: Sequence[str], who: NDArray[np.int_]) -> list[list[str]]:
+    """Names of the heads of each person who has several."""
+    own = ([name for name, one in zip(names, who, strict=True) if one == person] for person in np.unique(who))
+    return [heads for heads in own if len(heads) > 1]
+
+
+def describe(names: Sequence[str], who: NDArray[np.int_], judged: Judged) -> dict[str, Any]:
     """The card, without its files; heads that are not those of the shipped atlas are given no licence of theirs."""
     shipped = set(names) == SHIPPED_HEADS
     metrics = {
-        "how": "each head left out of the atlas and of the calibration that judge it; reference DLMUSE",
+        "how": "each person left out of the atlas and of the calibration that judge it; reference DLMUSE",
         "heads": len(names),
+        "people": int(who.max()) + 1,
         "volumes": summary(judged),
         "dice_mean_of_145_regions": round(float(np.mean([one.regions for one in judged.measured])), 3),
         "dice": {
@@ -119,11 +132,12 @@ def describe(names: Sequence[str], judged: Judged) -> dict[str, Any]:
         "dice_lowest_brain": round(min(one.brain for one in judged.measured), 4),
     }
     return {
-        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.3.0", "needs": [],
+        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.4.0", "needs": [],
         "description": "Probabilities of the 145 MUSE regions in template space, both sides averaged, and the "
         "ratios that bring volumes measured with it to DLMUSE's scale on 2 mm scans",
         "template": DEFAULT, "resolution_mm": RESOLUTION, "training": {
-            "kind": "real", "heads": list(names), "seed": 0, "command": "brainage train atlas",
+            "kind": "real", "heads": list(names), "one_person": _one_person(names, who),
+            "seed": 0, "command": "brainage train atlas",
             "data": SHIPPED_DATA if shipped else [{"title": "heads of the user", "licence": "not stated"}],
         },
         "licence": SHIPPED_LICENCE if shipped else "not stated", "metrics": metrics,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import copy, read_json, sha256
 from bids_brainage.training.muse import Cohort, failed
+from bids_brainage.training.regressors import CAUTION
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LIBRARIES = ("numpy", "scipy", "scikit-learn")
@@ -87,12 +88,12 @@ def roi_card(made: Made, cohort: Cohort, metrics: dict[str, Any], age_range: tup
     """The card of a ``roi`` bundle, without its architecture's arguments."""
     people = cohort.people()
     data = [provenance(path) for path in made.tables.values() if path]
-    error = {"measurement_error": provenance(made.noise)} if made.noise else {}
+    error = {"measurement_error": provenance(made.noise) | {"times": CAUTION}} if made.noise else {}
     return {
         "name": made.name,
         "architecture": "roi",
         "role": "brain_age",
-        "version": "2.3.0",
+        "version": "2.4.0",
         "description": f"Ridge regression of age on {len(people.indices)} regional volumes relative to ICV, and sex"
         + (", that reckons with their measurement error" if made.noise else ""),
         "needs": ["muse_volumes", "sex"],

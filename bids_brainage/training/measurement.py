@@ -15,6 +15,8 @@ from bids_brainage.core.errors import UsageError
 
 FloatArray = NDArray[np.float64]
 
+PRIOR_HEADS = 5
+
 
 @dataclass(frozen=True)
 class MeasurementError:
@@ -37,6 +39,10 @@ class MeasurementError:
     def covariance(self) -> FloatArray:
         """Of the errors of log volume, shape (k, k)."""
         return np.asarray(np.diag(self.own**2) + self.shared.T @ self.shared)
+
+    def times(self, factor: float) -> MeasurementError:
+        """Errors so many times as large."""
+        return MeasurementError(self.own * factor, self.shared * factor)
 
     def draw(self, rng: np.random.Generator, people: int) -> FloatArray:
         """Errors of so many people, shape (people, k)."""
@@ -81,14 +87,40 @@ def read_error(path: Path, indices: Sequence[int]) -> MeasurementError:
     return MeasurementError(known["relative_sd"].to_numpy(dtype=float), shared.to_numpy(dtype=float).T)
 
 
-def estimate(own: FloatArray, repeats: FloatArray, most: int, mirror: NDArray[np.int_]) -> MeasurementError:
-    """Errors from repeated measurements: their strongest common patterns are shared, the rest is each region's own.
+def against_reference(ratio: FloatArray, kinds: NDArray[np.int_], mirror: NDArray[np.int_]) -> MeasurementError:
+    """Errors of heads against a reference: what all regions of a kind share in a head, and what is left of each region.
+
+    What is shared is kept head by head: the means over cortex, over white matter, and so on, which go together as they
+    do in these heads. Whatever moves the border of the cortex, or the ICV that all is relative to, moves a hundred
+    regions at once and does not average out. Both sides have one SD, drawn to that of the median region as if
+    :data:`PRIOR_HEADS` more heads had shown it.
 
     Parameters
     ----------
-    own : array, shape (k,)
-        SD of the error against the reference, whatever its cause; each region's own error is at least what the patterns
-        leave of it.
+    ratio : array, shape (n, k)
+        log(measured / reference) of volume relative to ICV, a row a head.
+    kinds : array, shape (k,)
+        Number of the structure that each region is a part of.
+    mirror : array, shape (k,)
+        Each region's fellow on the other side.
+    """
+    heads = len(ratio)
+    common = np.empty_like(ratio)
+    for kind in np.unique(kinds):
+        common[:, kinds == kind] = ratio[:, kinds == kind].mean(axis=1, keepdims=True)
+    variance = ((ratio - common) ** 2).mean(axis=0)
+    variance = (variance + variance[mirror]) / 2
+    own = (heads * variance + PRIOR_HEADS * np.median(variance)) / (heads + PRIOR_HEADS)
+    return MeasurementError(np.sqrt(own), common / np.sqrt(heads))
+
+
+def with_repeats(error: MeasurementError, repeats: FloatArray, most: int, mirror: NDArray[np.int_]) -> MeasurementError:
+    """Add what repeated measurements show: their strongest common patterns are shared too.
+
+    Parameters
+    ----------
+    error : MeasurementError
+        Against the reference. Each region's own error stays at least that.
     repeats : array, shape (n, k)
         Differences of log volume relative to ICV between measurements of the same head.
     most : int
@@ -99,5 +131,5 @@ def estimate(own: FloatArray, repeats: FloatArray, most: int, mirror: NDArray[np
     both = np.concatenate([repeats, repeats[:, mirror]]) / np.sqrt(2 * len(repeats))
     _, size, pattern = np.linalg.svd(both, full_matrices=False)
     shared = size[:most, None] * pattern[:most]
-    rest = np.maximum((both**2).sum(axis=0), own**2) - (shared**2).sum(axis=0)
-    return MeasurementError(np.sqrt(np.maximum(rest, 0)), shared)
+    rest = np.maximum((both**2).sum(axis=0) - (shared**2).sum(axis=0), error.own**2)
+    return MeasurementError(np.sqrt(rest), np.concatenate([error.shared, shared]))

@@ -256,7 +256,7 @@ def resolution(fine: muse.Table, coarse: muse.Table, curves: Curves, seed: int =
     known = np.isin(fine.indices, curves.indices)
     chosen = arranged(curves, np.array(fine.indices)[known].tolist())
     converted = np.empty_like(coarse.volumes)
-    for train, test in folds(seed).split(fine.who):
+    for train, test in folds(seed).split(fine.who, fine.age):
         by = muse.conversion(fine.rows(train), coarse.rows(train))
         converted[test] = by(coarse.volumes[test], coarse.icv[test])[0]
     sexes = fine.sex.tolist()

@@ -70,13 +70,13 @@ def cross_fit(cohort: Cohort, seed: int, error: MeasurementError | None = None) 
     """
     rounds = []
     who = cohort.people().who
-    for train, test in folds(seed).split(who):
+    for train, test in folds(seed).split(who, cohort.people().age):
         people = cohort.people(judged=who[test])
         design, age = people.design(), people.age
         noisy = people.with_error(error, seed).design()
         model = search(design[train], age[train], seed, error, people.logged)
         inner = np.empty(len(train))
-        for a, b in folds(seed).split(train):
+        for a, b in folds(seed).split(train, age[train]):
             inner[b] = clone(model).fit(design[train[a]], age[train[a]]).predict(noisy[train[b]])
         interval = LocalConformal(inner, inner - age[train], COVERAGE, BANDWIDTH)
         rounds.append(Fold(train, test, model, interval, people))

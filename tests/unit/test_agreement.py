@@ -12,7 +12,7 @@ from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.fusion import Head
 from bids_brainage.image.io import Volume
 from bids_brainage.image.template import DEFAULT, template
-from bids_brainage.training.agreement import accuracy, average, calibration, leave_one_out
+from bids_brainage.training.agreement import accuracy, average, calibration, leave_one_out, people
 from bids_brainage.training.heads import RESOLUTION, Example
 
 VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
@@ -92,7 +92,7 @@ def test_the_average_is_a_probability_and_alike_on_both_sides(examples):
 
 
 def test_heads_alike_agree_with_each_other(examples):
-    judged = leave_one_out(examples)
+    judged = leave_one_out(examples, np.arange(3))
     assert all(one.brain > 0.97 for one in judged.measured)
     known = examples[0].reference > 0
     assert np.allclose(judged.volumes[:, known], judged.reference[:, known], rtol=0.03)
@@ -101,6 +101,30 @@ def test_heads_alike_agree_with_each_other(examples):
 def test_a_head_is_judged_by_the_others_alone(examples):
     """A region that one head alone has cannot be found in it."""
     odd = int(muse.columns(np.array([47]))[0])
-    judged = leave_one_out([*examples, made_head(3, odd)])
+    judged = leave_one_out([*examples, made_head(3, odd)], np.arange(4))
     assert judged.reference[3, odd] > 0
     assert judged.measured[3].regions[odd] < 0.5
+
+
+def test_a_head_is_not_judged_by_another_head_of_the_same_person(examples):
+    """The second head has the odd region too, and would give it away."""
+    odd = int(muse.columns(np.array([47]))[0])
+    twice = [*examples, made_head(3, odd), made_head(4, odd)]
+    apart, together = (leave_one_out(twice, np.array([0, 1, 2, 3, last])) for last in (4, 3))
+    assert apart.measured[3].regions[odd] > 0.9
+    assert together.measured[3].regions[odd] < 0.5
+    assert np.array_equal(apart.reference, together.reference)
+
+
+def test_heads_that_are_alike_are_of_one_person(examples):
+    """Region by region the same at over 68 % of the voxels; the order of the heads does not matter."""
+    other = np.array(examples[0].columns)
+    other[other < 145] = (other[other < 145] + 7) % 145
+    stranger = examples[0]._replace(columns=other)
+    assert people([examples[0], stranger, examples[1]]).tolist() == [0, 1, 0]
+    inside = np.flatnonzero(examples[0].columns < 145)
+    for share, persons in ((0.60, 2), (0.75, 1)):
+        partly = examples[0].columns.copy()
+        changed = inside[int(share * len(inside)) :]
+        partly.reshape(-1)[changed] = (partly.reshape(-1)[changed] + 7) % 145
+        assert people([examples[0], examples[0]._replace(columns=partly)]).max() + 1 == persons

@@ -106,11 +106,60 @@ def test_patterns_that_repeats_share_are_found_again() -> None:
     """Own errors and the shared one come out as they were put in; both sides count alike."""
     rng, mirror = np.random.default_rng(0), np.array([1, 0, 3, 2, 4, 5])
     known = MeasurementError(np.full(6, 0.02), np.array([[0.1, 0.1, -0.05, -0.05, 0.0, 0.08]]))
-    found = measurement.estimate(np.full(6, 0.02), known.draw(rng, 400), 1, mirror)
+    start = MeasurementError(np.full(6, 0.02), np.zeros((0, 6)))
+    found = measurement.with_repeats(start, known.draw(rng, 400), 1, mirror)
     np.testing.assert_allclose(np.abs(found.shared), np.abs(known.shared), atol=0.01)
     np.testing.assert_allclose(found.own, known.own, atol=0.006)
-    total = np.sqrt(np.diag(measurement.estimate(np.full(6, 0.3), known.draw(rng, 40), 1, mirror).covariance()))
-    np.testing.assert_allclose(total, 0.3, rtol=1e-6)
+    start = MeasurementError(np.full(6, 0.3), np.full((1, 6), 0.1))
+    found = measurement.with_repeats(start, known.draw(rng, 40), 1, mirror)
+    np.testing.assert_allclose(found.own, 0.3)
+    np.testing.assert_allclose(found.shared[0], 0.1)
+
+
+def test_errors_against_a_reference_are_parted_into_shared_and_own() -> None:
+    """A kind of structure that a head has too large is found as shared; what its regions do one by one is their own."""
+    rng, kinds = np.random.default_rng(1), np.repeat([2, 3], 40)
+    mirror = np.arange(80).reshape(-1, 2)[:, ::-1].reshape(-1)
+    common = rng.normal(size=(400, 2)) @ np.array([[0.05, 0.03], [0.0, 0.02]])
+    ratio = np.repeat(common, 40, axis=1) + rng.normal(size=(400, 80)) * 0.1
+    found = measurement.against_reference(ratio, kinds, mirror)
+    np.testing.assert_allclose(found.own, 0.1, rtol=0.1)
+    assert np.array_equal(found.own, found.own[mirror])
+    between = found.shared.T @ found.shared
+    np.testing.assert_allclose(between[[0, 0, 79], [39, 79, 40]], [0.0025, 0.0015, 0.0013], atol=5e-4)
+
+
+@given(st.integers(1, 12), st.integers(0, 1000))
+def test_no_error_of_a_reference_is_lost(heads: int, seed: int) -> None:
+    """The mean square over regions is that of the ratios, as far as own errors are not drawn to the median."""
+    rng = np.random.default_rng(seed)
+    ratio, kinds = rng.normal(size=(heads, 30)) * 0.1, np.repeat([1, 2, 3], 10)
+    found = measurement.against_reference(ratio, kinds, np.arange(30))
+    own = ((heads + measurement.PRIOR_HEADS) * found.own**2).sum() - 30 * measurement.PRIOR_HEADS * np.median(
+        ratio_rest(ratio, kinds)
+    )
+    np.testing.assert_allclose(own / heads + (found.shared**2).sum(), (ratio**2).mean(axis=0).sum(), rtol=1e-9)
+
+
+def ratio_rest(ratio: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Mean square of what is left of each region."""
+    rest = [ratio[:, kinds == k] - ratio[:, kinds == k].mean(axis=1, keepdims=True) for k in np.unique(kinds)]
+    return (np.concatenate(rest, axis=1) ** 2).mean(axis=0)
+
+
+def test_people_of_one_age_stay_in_one_fold() -> None:
+    """Twins, or one person who stands twice; whole years say nothing of that."""
+    rng = np.random.default_rng(0)
+    age = np.round(rng.uniform(20, 80, 150), 2) + 0.001
+    age[1::3] = age[::3]
+    tests = [test for _, test in regressors.folds(0).split(np.zeros(150), age)]
+    assert sorted(np.concatenate(tests).tolist()) == list(range(150))
+    fold = np.empty(150, int)
+    for number, test in enumerate(tests):
+        fold[test] = number
+    assert np.array_equal(fold[1::3], fold[::3])
+    whole = [len(test) for _, test in regressors.folds(0).split(np.zeros(150), np.full(150, 60.0))]
+    assert whole == [15] * 10
 
 
 def frame_table(frame: pd.DataFrame, folder: Path, name: str = "people.tsv", fewest: int = 1) -> muse.Table:
@@ -396,7 +445,7 @@ def test_candidates_are_judged_on_the_same_people_as_the_baseline(tmp_path: Path
     assert next(iter(found)) == "ridge"
     assert set(found["ridge"]["mae_minus_baseline"].values()) == {0.0}
     ours = evaluate.whole(cohort.fine.age, roi.held_out(rounds, 0, sd).predicted, 0)
-    assert found["ridge, errors in variables"]["mae"] == ours["mae"]
+    assert found[f"ridge, errors {regressors.CAUTION:g} times as large"]["mae"] == ours["mae"]
     for name, row in found.items():
         assert (
             row["mae"]["value"] + 0.001 >= row["mae_minus_baseline"]["value"] + found["ridge"]["mae"]["value"] - 0.002
