@@ -344,7 +344,10 @@ def test_errors_are_read_in_the_order_of_the_regions(tmp_path: Path) -> None:
 
 
 def test_shipped_errors_are_of_the_size_that_the_atlas_card_states() -> None:
-    """One is the root mean square of log ratios, drawn to the median region, the other the median absolute error."""
+    """One is the root mean square of log ratios, relative to ICV, the other the median absolute error.
+
+    What the ventricles share counts their horns too: their large parts have less of their own than the horns.
+    """
     volumes = registry.find("muse-atlas", registry.search_path()).card["metrics"]["volumes"]
     model = load_model(registry.find("roi", registry.search_path()))
     assert isinstance(model, RoiModel)
@@ -352,7 +355,7 @@ def test_shipped_errors_are_of_the_size_that_the_atlas_card_states() -> None:
     errors = np.sqrt(np.diag(known.covariance()))
     error = dict(zip(model.indices, errors, strict=True))
     assert all(0.01 < value < 0.5 for value in errors)
-    assert error[51] == error[52] < float(np.median(errors))
+    assert error[51] == error[52] < error[49] == error[50]
     assert error[47] == error[48]
     stated = volumes["median of 145 regions"]["median_absolute_error_percent"]
     assert 0.8 < float(np.median(errors)) * 67.449 / stated < 1.5
