@@ -80,6 +80,12 @@ def against_dlmuse(volumes: np.ndarray, reference: np.ndarray) -> MeasurementErr
     return against_reference(relative[0] - relative[1], muse.classes()[:145], muse.mirrored()[:145])
 
 
+def columns_of(indices: Sequence[int]) -> list[int]:
+    """Columns of volumes, as of :class:`agreement.Judged`, that have these MUSE numbers."""
+    column = {region.number: position for position, region in enumerate(muse.regions())}
+    return [column[index] for index in indices]
+
+
 def sex_of(one: heads.Example, known: dict[str, dict[str, str]]) -> str | None:
     """F, M or None."""
     sex = known.get(one.name, {}).get("sex")
@@ -91,8 +97,7 @@ def packaged_ages(
 ) -> list[list[float]]:
     """Brain age by the model that ships, from the app's volumes and from DLMUSE's of the same scan."""
     model = load_model(find("roi", [PACKAGED]))
-    column = {region.number: position for position, region in enumerate(muse.regions())}
-    chosen = [column[index] for index in model.indices]
+    chosen = columns_of(model.indices)
     found = []
     for one, *both in zip(examples, judged.volumes, judged.reference, strict=True):
         inputs = [model.inputs(values[chosen], values[145], sex_of(one, known), "dlmuse-2mm") for values in both]
@@ -114,8 +119,7 @@ def blind_ages(
     have a small part.
     """
     people, convert = cohort.people(), cohort.conversion()
-    column = {region.number: position for position, region in enumerate(muse.regions())}
-    chosen = [column[index] for index in people.indices]
+    chosen = columns_of(people.indices)
     found = []
     for at, one in enumerate(examples):
         error = error_of(judged, who != who[at], people.indices).times(factor)
@@ -134,8 +138,7 @@ def blind_ages(
 
 def error_of(judged: agreement.Judged, heads_used: np.ndarray, indices: Sequence[int]) -> MeasurementError:
     """Errors against DLMUSE of some of the heads, and of changed scans by the package's table."""
-    column = {region.number: position for position, region in enumerate(muse.regions())}
-    chosen = [column[index] for index in indices]
+    chosen = columns_of(indices)
     error = against_dlmuse(judged.volumes[heads_used], judged.reference[heads_used])
     repeats = read_error(DATA / "muse_error.tsv", indices).shared[-PATTERNS:]
     return MeasurementError(error.own[chosen], np.concatenate([error.shared[:, chosen], repeats]))

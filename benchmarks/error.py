@@ -56,7 +56,7 @@ def main() -> None:
     rows, chosen = [], [head for head in found if head[0] not in SKIPPED][: args.most]
     for number, head in enumerate(chosen):
         person = who[[one.name for one in examples].index(head[0])]
-        atlas = agreement.average([one for one, of in zip(examples, who, strict=True) if of != person])
+        atlas = agreement.average_without(examples, who, person)
         clean = relative(atlas, heads.through_stages(head[1], args.work / head[0], segment_bundle=SEGMENT))
         for change in args.changes:
             changed = stages(head, change, args.work, args.threads)

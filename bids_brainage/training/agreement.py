@@ -146,6 +146,11 @@ def people(examples: Sequence[Example]) -> NDArray[np.int_]:
     return np.asarray(connected_components(alike, directed=False)[1])
 
 
+def average_without(examples: Sequence[Example], who: NDArray[np.int_], person: int) -> Atlas:
+    """The atlas of the heads of others; ``who`` of :func:`people`."""
+    return average([one for one, of in zip(examples, who, strict=True) if of != person])
+
+
 def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_]) -> Judged:
     """Measure each head with an atlas and a calibration that never saw its person.
 
@@ -156,13 +161,12 @@ def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_]) -> Judged:
     who : array of int, (heads,)
         Of :func:`people`.
     """
-    others = who[:, None] != who
-    atlases = {w: average([e for e, use in zip(examples, others[at], strict=True) if use]) for at, w in enumerate(who)}
+    atlases = {person: average_without(examples, who, person) for person in np.unique(who)}
     measured = [measure(atlases[w], one) for w, one in zip(who, examples, strict=True)]
     raw = np.array([one.volumes for one in measured])
     reference = np.stack([one.reference for one in examples])
     volumes = np.empty_like(raw)
-    for left, rest in enumerate(others):
+    for left, rest in enumerate(who[:, None] != who):
         intercept, slope = calibration(raw[rest], reference[rest])
         volumes[left] = np.exp(intercept + slope * np.log(np.maximum(raw[left], MINIMUM)))
     return Judged(volumes, reference, measured)
