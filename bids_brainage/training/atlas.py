@@ -132,7 +132,7 @@ def describe(names: Sequence[str], who: NDArray[np.int_], judged: Judged) -> dic
         "dice_lowest_brain": round(min(one.brain for one in judged.measured), 4),
     }
     return {
-        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.4.0", "needs": [],
+        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.5.0", "needs": [],
         "description": "Probabilities of the 145 MUSE regions in template space, both sides averaged, and the "
         "ratios that bring volumes measured with it to DLMUSE's scale on 2 mm scans",
         "template": DEFAULT, "resolution_mm": RESOLUTION, "training": {
