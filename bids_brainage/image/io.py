@@ -300,7 +300,7 @@ def empty(scan: Volume, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     nothing = inside & ((scan.data == 0) | (scan.data == background(scan.data)))
     if nothing.sum() < 0.01 * inside.sum():
         return np.zeros_like(inside)
-    return np.asarray(ndimage.binary_opening(nothing))
+    return np.asarray(ndimage.binary_propagation(ndimage.binary_opening(nothing), mask=nothing))
 
 
 def nonnegative(data: NDArray[np.float32]) -> NDArray[np.float32]:
