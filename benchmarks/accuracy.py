@@ -8,7 +8,8 @@ one person are left out together.
 
 The ``roi`` model that ships knows with what error the app measures, and that comes from these very heads. With
 ``--muse``, the folder of the tables that it was trained on, the ages of each head are also given by a model whose error
-is of the heads of others.
+is of the heads of others. With ``--stripped``, the ages of copies of each head without skull, by the model that ships:
+as they are measured, and as they are told, with the shift of other people's copies taken out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from bids_brainage.image import muse
 from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import PACKAGED, find
+from bids_brainage.models.roi import RoiModel
 from bids_brainage.training import agreement, heads, judge
+from bids_brainage.training.atlas import measure_copies
 from bids_brainage.training.card import left_out
 from bids_brainage.training.measurement import MeasurementError, against_reference, read_error
 from bids_brainage.training.muse import Cohort, read_cohort
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="BIDS dataset with derivatives/dlmuse")
     parser.add_argument("--work", type=Path, help="folder that keeps the stages' files (default: a temporary one)")
     parser.add_argument("--muse", type=Path, help="folder of the tables of regional volumes that roi was trained on")
+    parser.add_argument("--stripped", action="store_true", help="ages of copies without skull, too")
     parser.add_argument("--out", type=Path, default=Path("accuracy.tsv"), help="TSV of all regions")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
@@ -54,8 +58,11 @@ def main() -> None:
         work = args.work or Path(scratch)
         found = heads.find_heads(args.data)
         examples = [heads.prepare(head, work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
-    who = agreement.people(examples)
-    judged = agreement.leave_one_out(examples, who)
+        who = agreement.people(examples)
+        judged = agreement.leave_one_out(examples, who)
+        if args.stripped:
+            paths = [heads.stripped_copies(head, work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
+            copies = measure_copies(examples, who, paths)
     print_masks(examples, judged)
     print_structures(judged)
     print("| volume | r | bias % | median absolute error % |\n|---|---|---|---|")
@@ -66,6 +73,8 @@ def main() -> None:
     if args.muse:
         print("\nBy a model whose measurement error is of the heads of others:")
         print_ages(examples, known, blind_ages(examples, judged, known, who, read_people(args.muse)))
+    if args.stripped:
+        print_stripped(examples, people(args.data), judged, copies, who)
     write_regions(args.out, judged)
 
 
@@ -97,12 +106,15 @@ def packaged_ages(
 ) -> list[list[float]]:
     """Brain age by the model that ships, from the app's volumes and from DLMUSE's of the same scan."""
     model = load_model(find("roi", [PACKAGED]))
+    pairs = zip(examples, judged.volumes, judged.reference, strict=True)
+    return [ages_of(model, both, sex_of(one, known)) for one, *both in pairs]
+
+
+def ages_of(model: RoiModel, volumes: Sequence[np.ndarray], sex: str | None) -> list[float]:
+    """Brain ages of one person from several measurements of the volumes."""
     chosen = columns_of(model.indices)
-    found = []
-    for one, *both in zip(examples, judged.volumes, judged.reference, strict=True):
-        inputs = [model.inputs(values[chosen], values[145], sex_of(one, known), "dlmuse-2mm") for values in both]
-        found.append([said.brain_age for said in model.predict(inputs)])
-    return found
+    inputs = [model.inputs(values[chosen], values[145], sex, "dlmuse-2mm") for values in volumes]
+    return [said.brain_age for said in model.predict(inputs)]
 
 
 def blind_ages(
@@ -164,6 +176,33 @@ def print_ages(examples: list[heads.Example], known: dict[str, dict[str, str]], 
         gap = np.array([ours - theirs for _, _, ours, theirs in used])
         told = f"mean {gap.mean():+.1f}, median absolute {np.median(np.abs(gap)):.1f}, largest {np.abs(gap).max():.1f}"
         print(f"\n{which}, n = {len(gap)}: {told} years")
+
+
+def print_stripped(
+    examples: list[heads.Example],
+    known: dict[str, dict[str, str]],
+    judged: agreement.Judged,
+    copies: agreement.Copies,
+    who: np.ndarray,
+) -> None:
+    """How far ages of copies without skull are from those of the whole heads."""
+    model = load_model(find("roi", [PACKAGED]))
+    logs = [np.log(np.maximum(volumes, MINIMUM)) for volumes in (copies.volumes, judged.raw[:, None])]
+    untold = judged.volumes[:, None] * np.exp(judged.slopes[:, None] * (logs[0] - logs[1]))
+    told = agreement.judge_stripped(judged, copies, who, agreement.average(examples))
+    print("\nWithout skull, years from the whole head:\n")
+    print("| head | margin, mm | as measured | as told |\n|---|---|---|---|")
+    gaps = []
+    for one, whole, *both in zip(examples, judged.volumes, untold, told, strict=True):
+        clean, *found = ages_of(model, [whole, *both[0], *both[1]], sex_of(one, known))
+        gap = np.reshape(found, (2, -1)) - clean
+        gaps.append(gap)
+        for margin, (before, after) in zip(heads.MARGINS, gap.T, strict=True):
+            print(f"| {one.name} | {margin:g} | {before:+.1f} | {after:+.1f} |")
+    for which, gap in zip(("as measured", "as told"), np.moveaxis(gaps, 1, 0), strict=True):
+        for margin, own in zip(heads.MARGINS, gap.T, strict=True):
+            said = f"mean {own.mean():+.1f}, mean absolute {np.abs(own).mean():.1f}, largest {np.abs(own).max():.1f}"
+            print(f"\n{which}, margin {margin:g} mm, n = {len(own)}: {said} years")
 
 
 def shown(figure: float | dict[str, float]) -> str:

@@ -23,8 +23,7 @@ from perturb import CHANGES
 
 from bids_brainage.core.files import write_text
 from bids_brainage.image import io, muse
-from bids_brainage.image.atlas import Atlas, look_up, template_points
-from bids_brainage.image.fusion import fuse, measured, structure_prior
+from bids_brainage.image.atlas import Atlas
 from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.training import agreement, heads
 from bids_brainage.training.measurement import MeasurementError, with_repeats
@@ -52,7 +51,7 @@ def main() -> None:
     examples = [heads.prepare(head, args.work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
     who = agreement.people(examples)
     judged = agreement.leave_one_out(examples, who)
-    _, slope = agreement.calibration(np.array([one.volumes for one in judged.measured]), judged.reference)
+    _, slope = agreement.calibration(judged.raw, judged.reference)
     rows, chosen = [], [head for head in found if head[0] not in SKIPPED][: args.most]
     for number, head in enumerate(chosen):
         person = who[[one.name for one in examples].index(head[0])]
@@ -88,11 +87,8 @@ def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) 
 
 def relative(atlas: Atlas, paths: dict[str, Path]) -> FloatArray:
     """Log volumes of the 145 regions relative to the ICV, not calibrated."""
-    head = heads.seen(paths)
-    points = template_points(paths["xfm_inverse"], head.masks)
-    prior = look_up(atlas, points)
-    found = measured(fuse(prior, structure_prior(prior, head.posterior), head.intensity, points), head)
-    return np.asarray(np.log(np.maximum(found, MINIMUM)) - np.log(head.skull))
+    logarithm = np.log(np.maximum(agreement.raw_volumes(atlas, paths), MINIMUM))
+    return np.asarray(logarithm[:145] - logarithm[145])
 
 
 def table(error: MeasurementError) -> str:

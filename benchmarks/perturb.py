@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from bids_brainage.image import io, masks
 from bids_brainage.image.io import Grid, Volume
+from bids_brainage.training.heads import strip
 
 Matrix = NDArray[np.float64]
 OBLIQUE = (1.0, 1.0, 1.0)
@@ -218,12 +219,6 @@ def biased(scan: Volume, strength: float, seed: int = 0) -> Volume:
 # Parts taken away
 
 
-def stripped(scan: Volume, brain: masks.Mask, margin: float = 0.0) -> Volume:
-    """0 outside the brain mask, or outside the mask widened by ``margin`` mm."""
-    keep = masks.dilate(brain, margin, scan.grid.zooms) if margin else brain
-    return Volume(np.where(keep, scan.data, scan.data.dtype.type(0)), scan.affine)
-
-
 def defaced(scan: Volume, brain: masks.Mask, margin: float = 5.0) -> Volume:
     """0 in front of and below a plane that passes ``margin`` mm from the brain, tilted by 45 degrees."""
     normal = np.asarray(FACE) / np.linalg.norm(FACE)
@@ -299,8 +294,8 @@ def _intensities() -> list[Change]:
 def _parts() -> list[Change]:
     """Scans from which something was taken away, and other numbers of threads."""
     return [
-        Change("strip", _still(lambda s, b: stripped(s, b))),
-        Change("strip-3", _still(lambda s, b: stripped(s, b, 3))),
+        Change("strip", _still(strip)),
+        Change("strip-3", _still(lambda s, b: strip(s, b, 3))),
         Change("deface", _still(lambda s, b: defaced(s, b))),
         *(Change(f"threads-{n}", _still(lambda s, _: s), threads=n) for n in (1, 2)),
     ]

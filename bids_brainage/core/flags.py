@@ -7,7 +7,7 @@ FLAGS = {
     "nonfinite_voxels": "At most 1 % of the voxels were NaN or infinite, and were set to 0",
     "anisotropic": "A voxel side is over 3 mm, or over twice another",
     "small_field_of_view": "The image covers less than 140 mm along an axis",
-    "already_stripped": "The image came without skull",
+    "already_stripped": "The image came without skull: regional volumes were corrected for that and are less certain",
     "brain_volume_unusual": "Brain mask or intracranial mask are smaller or larger than those of adults",
     "brain_shape_unusual": "The brain mask is longer or rounder than a brain",
     "brain_cut": "The brain comes close to the edge of the field of view: part of it may be missing",

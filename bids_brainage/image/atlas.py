@@ -34,6 +34,10 @@ class Atlas(NamedTuple):
         They sum to 1.
     intercept, slope : arrays of float32, (146,)
         Of log reference on log measured volume (mm^3): 145 regions, then the ICV.
+    rims : array of float32, (2,)
+        How much stripped scans hold beside the brain (:func:`bids_brainage.image.volumes.rim`), growing.
+    stripped : array of float32, (2, 146)
+        For each of these, log of what is measured in a head without skull on what is measured in the whole head.
     """
 
     grid: Grid
@@ -42,6 +46,8 @@ class Atlas(NamedTuple):
     probabilities: NDArray[np.float32]
     intercept: NDArray[np.float32]
     slope: NDArray[np.float32]
+    rims: NDArray[np.float32]
+    stripped: NDArray[np.float32]
 
 
 def read_atlas(folder: Path) -> Atlas:
@@ -50,12 +56,15 @@ def read_atlas(folder: Path) -> Atlas:
     Raises
     ------
     BundleError
-        Where the bundle is damaged, is no atlas, or lies in another space than the default template.
+        Where the bundle is damaged, is no atlas, lies in another space than the default template, or is of a version
+        that did not know stripped scans.
     """
     bundle = load_bundle(folder)
     if bundle.card["architecture"] != "atlas" or bundle.card.get("template") != DEFAULT:
         raise BundleError(f"{folder}: is no MUSE atlas in {DEFAULT}; give the bundle that `brainage train atlas` wrote")
     with np.load(bundle.file("atlas.npz"), allow_pickle=False) as stored:
+        if "stripped" not in stored:
+            raise BundleError(f"{folder}: was made by an older version; run `brainage train atlas` again")
         shape = tuple(int(size) for size in stored["shape"])
         covered = np.unpackbits(stored["covered"], count=int(np.prod(shape))).astype(bool)
         rows = np.where(covered, np.cumsum(covered) - 1, -1).astype(np.int32).reshape(shape)
@@ -67,6 +76,8 @@ def read_atlas(folder: Path) -> Atlas:
             share / share.sum(axis=1, keepdims=True),
             stored["intercept"],
             stored["slope"],
+            stored["rims"],
+            stored["stripped"],
         )
 
 

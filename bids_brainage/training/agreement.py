@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +13,14 @@ from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
 from bids_brainage.image import muse
-from bids_brainage.image.atlas import Atlas, look_up
-from bids_brainage.image.fusion import CSF, fuse, fused_mask, measured, structure_prior
-from bids_brainage.image.io import Volume, resample
+from bids_brainage.image.atlas import Atlas, look_up, template_points
+from bids_brainage.image.fusion import CSF, Head, fuse, fused_mask, measured, structure_prior
+from bids_brainage.image.io import Volume, read, resample
 from bids_brainage.image.masks import dice
 from bids_brainage.image.template import DEFAULT, template
 from bids_brainage.image.tissue import TISSUES
-from bids_brainage.image.volumes import MINIMUM
-from bids_brainage.training.heads import RESOLUTION, Example
+from bids_brainage.image.volumes import MINIMUM, rim, stripped_at
+from bids_brainage.training.heads import RESOLUTION, Example, seen
 from bids_brainage.training.judge import STRUCTURES, numbers
 
 KEPT = 8
@@ -44,7 +45,8 @@ def average(examples: Sequence[Example]) -> Atlas:
     share = np.take_along_axis(counts, labels, axis=1).astype(np.float32)
     share /= share.sum(axis=1, keepdims=True)
     rows = np.where(covered, np.cumsum(covered) - 1, -1).astype(np.int32).reshape(grid.shape)
-    return Atlas(grid, rows, labels, share, np.zeros(146, np.float32), np.ones(146, np.float32))
+    none = np.zeros(146, np.float32)
+    return Atlas(grid, rows, labels, share, none, none + 1, np.arange(2, dtype=np.float32), np.stack([none, none]))
 
 
 class Measured(NamedTuple):
@@ -71,10 +73,27 @@ class Measured(NamedTuple):
     brain: float
 
 
+def likely_regions(atlas: Atlas, head: Head, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Region probabilities of a head's voxels, which lie at ``points`` of the template; as :func:`fuse`."""
+    prior = look_up(atlas, points)
+    return fuse(prior, structure_prior(prior, head.posterior), head.intensity, points)
+
+
+def rim_of(paths: Mapping[str, Path]) -> float:
+    """How much a stripped copy holds beside the brain, from the files of its stages."""
+    return rim(read(paths["t1w_preproc"]), read(paths["brain_mask"], np.uint8).data > 0)
+
+
+def raw_volumes(atlas: Atlas, paths: Mapping[str, Path]) -> NDArray[np.float64]:
+    """145 regions and the ICV, mm^3, not calibrated, from the files of a head's stages."""
+    head = seen(paths)
+    found = measured(likely_regions(atlas, head, template_points(paths["xfm_inverse"], head.masks)), head)
+    return np.array([*found, head.skull])
+
+
 def measure(atlas: Atlas, one: Example) -> Measured:
     """Measure a head with an atlas."""
-    prior = look_up(atlas, one.points)
-    likely = fuse(prior, structure_prior(prior, one.head.posterior), one.head.intensity, one.points)
+    likely = likely_regions(atlas, one.head, one.points)
     found, owner = likely[: len(one.truth)].argmax(axis=1), muse.classes()
     both, mine = (np.bincount(of, minlength=147)[:145] for of in (found[found == one.truth], found))
     mask = fused_mask(likely, one.head, one.icv.grid, one.icv.data > 0)
@@ -100,9 +119,9 @@ def resampled(mask: NDArray[np.bool_], one: Example) -> NDArray[np.bool_]:
 def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float32]:
     """Intercepts and slopes of log reference on log measured volume, for the regions and the ICV: ``(2, 146)``.
 
-    Both sides of the brain share a line. Its level is drawn towards that of its class as if ``PRIOR_HEADS`` more heads
-    had shown that one; its slope towards 1 (a ridge penalty of ``PRIOR_SLOPE``), so that only regions whose volumes
-    differ a lot between people, the ventricles, get another.
+    Both sides of the brain share a line. Its level is drawn towards that of its class (:func:`drawn`); its slope
+    towards 1 (a ridge penalty of ``PRIOR_SLOPE``), so that only regions whose volumes differ a lot between people, the
+    ventricles, get another.
 
     Parameters
     ----------
@@ -116,20 +135,81 @@ def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -
     product = ((x - centre) * (y - y.mean(axis=0))).sum(axis=0)
     centre, level, square, product = ((v + v[other]) / 2 for v in (centre, level, square, product))
     slope = (product + PRIOR_SLOPE) / (square + PRIOR_SLOPE)
-    owner, sizes = muse.classes()[:145], np.maximum(reference, MINIMUM).mean(axis=0)
-    for c in np.unique(owner):
-        own = np.flatnonzero(owner == c)
-        mean = np.average(level[own], weights=sizes[own])
-        level[own] = (len(x) * level[own] + PRIOR_HEADS * mean) / (len(x) + PRIOR_HEADS)
+    level = drawn(level, np.maximum(reference, MINIMUM).mean(axis=0), len(x))
     return np.stack([level + centre * (1 - slope), slope]).astype(np.float32)
 
 
+def drawn(level: NDArray[np.float64], sizes: NDArray[np.float64], heads: int) -> NDArray[np.float64]:
+    """Levels of the regions drawn towards that of their class, as if ``PRIOR_HEADS`` more heads had shown that one.
+
+    Parameters
+    ----------
+    level, sizes : arrays, (146,)
+        Log ratios of the regions and the ICV, which stays; what each region counts for in its class.
+    heads : int
+        Heads that showed them.
+    """
+    owner, result = muse.classes()[:145], level.copy()
+    for c in np.unique(owner):
+        own = np.flatnonzero(owner == c)
+        mean = np.average(level[own], weights=sizes[own])
+        result[own] = (heads * level[own] + PRIOR_HEADS * mean) / (heads + PRIOR_HEADS)
+    return result
+
+
+class Copies(NamedTuple):
+    """Stripped copies of heads, by growing margin.
+
+    Attributes
+    ----------
+    volumes : array, (heads, copies, 146)
+        Regions and ICV, mm^3, not calibrated, each by the atlas that measured its whole head.
+    rims : array, (heads, copies)
+        How much they hold beside the brain: :func:`bids_brainage.image.volumes.rim`.
+    """
+
+    volumes: NDArray[np.float64]
+    rims: NDArray[np.float64]
+
+
+def knowing_stripped(atlas: Atlas, copies: Copies, whole: NDArray[np.float64]) -> Atlas:
+    """The atlas, knowing what stripping does to the log volumes: alike on both sides, drawn as :func:`drawn`.
+
+    Where no skull is, the network sees more cortex and white matter, and less fluid.
+
+    Parameters
+    ----------
+    whole : array, (heads, 146)
+        Of the heads themselves, mm^3, not calibrated, by the same atlases.
+    """
+    both = [np.log(np.maximum(volumes, MINIMUM)) for volumes in (copies.volumes, whole[:, None])]
+    other = np.array([*muse.mirrored()[:145], 145])
+    sizes = np.maximum(whole, MINIMUM).mean(axis=0)
+    levels = [drawn((level + level[other]) / 2, sizes, len(whole)) for level in (both[0] - both[1]).mean(axis=0)]
+    return atlas._replace(rims=copies.rims.mean(axis=0).astype(np.float32), stripped=np.array(levels, dtype=np.float32))
+
+
 class Judged(NamedTuple):
-    """Leave-one-out results of all heads: calibrated volumes and their reference (mm^3), and what was measured."""
+    """Leave-one-out results of all heads.
+
+    Attributes
+    ----------
+    volumes, reference : arrays, (heads, 146)
+        Calibrated volumes and what they ought to be, mm^3.
+    measured : sequence of Measured
+    slopes : array, (heads, 146)
+        Of the calibrations.
+    """
 
     volumes: NDArray[np.float64]
     reference: NDArray[np.float64]
     measured: Sequence[Measured]
+    slopes: NDArray[np.float64]
+
+    @property
+    def raw(self) -> NDArray[np.float64]:
+        """Volumes before calibration, (heads, 146), mm^3."""
+        return np.array([one.volumes for one in self.measured])
 
 
 def people(examples: Sequence[Example]) -> NDArray[np.int_]:
@@ -165,11 +245,33 @@ def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_]) -> Judged:
     measured = [measure(atlases[w], one) for w, one in zip(who, examples, strict=True)]
     raw = np.array([one.volumes for one in measured])
     reference = np.stack([one.reference for one in examples])
-    volumes = np.empty_like(raw)
+    lines = np.array([calibration(raw[rest], reference[rest]) for rest in who[:, None] != who], dtype=np.float64)
+    volumes = np.exp(lines[:, 0] + lines[:, 1] * np.log(np.maximum(raw, MINIMUM)))
+    return Judged(volumes, reference, measured, lines[:, 1])
+
+
+def judge_stripped(judged: Judged, copies: Copies, who: NDArray[np.int_], atlas: Atlas) -> NDArray[np.float64]:
+    """Calibrated volumes of stripped copies, by a calibration and shifts that never saw their person.
+
+    Parameters
+    ----------
+    judged : Judged
+        The whole heads.
+    who : array of int, (heads,)
+        Of :func:`people`.
+    atlas : Atlas
+        Any; lends its form.
+
+    Returns
+    -------
+    array, (heads, copies, 146)
+        mm^3; to be compared with ``judged.volumes``.
+    """
+    moved = np.log(np.maximum(copies.volumes, MINIMUM)) - np.log(np.maximum(judged.raw, MINIMUM))[:, None]
     for left, rest in enumerate(who[:, None] != who):
-        intercept, slope = calibration(raw[rest], reference[rest])
-        volumes[left] = np.exp(intercept + slope * np.log(np.maximum(raw[left], MINIMUM)))
-    return Judged(volumes, reference, measured)
+        known = knowing_stripped(atlas, Copies(copies.volumes[rest], copies.rims[rest]), judged.raw[rest])
+        moved[left] -= [stripped_at(known, one) for one in copies.rims[left]]
+    return np.asarray(judged.volumes[:, None] * np.exp(judged.slopes[:, None] * moved))
 
 
 def accuracy(volumes: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any]:

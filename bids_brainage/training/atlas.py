@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,21 @@ from bids_brainage.core.files import atomic, write_text
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas
 from bids_brainage.image.template import DEFAULT
-from bids_brainage.training.agreement import Judged, average, calibration, leave_one_out, people, summary
-from bids_brainage.training.heads import RESOLUTION, prepare
+from bids_brainage.training.agreement import (
+    Copies,
+    Judged,
+    average,
+    average_without,
+    calibration,
+    judge_stripped,
+    knowing_stripped,
+    leave_one_out,
+    people,
+    raw_volumes,
+    rim_of,
+    summary,
+)
+from bids_brainage.training.heads import MARGINS, RESOLUTION, Example, prepare, stripped_copies
 from bids_brainage.training.judge import STRUCTURES, interval
 
 
@@ -58,12 +71,32 @@ def build(
             f"{out}: an atlas needs heads of three people or more, these are of {who.max() + 1}; add heads"
         )
     judged = leave_one_out(examples, who)
-    intercept, slope = calibration(np.array([one.volumes for one in judged.measured]), judged.reference)
+    intercept, slope = calibration(judged.raw, judged.reference)
+    paths = [stripped_copies(head, work, segment_bundle=segment_bundle, threads=threads) for head in used]
+    copies = measure_copies(examples, who, paths)
     out.mkdir(parents=True, exist_ok=True)
-    write(average(examples)._replace(intercept=intercept, slope=slope), out)
-    card = describe([e.name for e in examples], who, judged)
+    whole = average(examples)._replace(intercept=intercept, slope=slope)
+    write(knowing_stripped(whole, copies, judged.raw), out)
+    card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who, whole))
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
+
+
+def measure_copies(
+    examples: Sequence[Example], who: NDArray[np.int_], paths: Sequence[Sequence[Mapping[str, Path]]]
+) -> Copies:
+    """Measure the heads' stripped copies by atlases without their person.
+
+    Parameters
+    ----------
+    who
+        Of :func:`people`.
+    paths
+        Files of the stages, for each head those of its copies.
+    """
+    atlases = {person: average_without(examples, who, person) for person in np.unique(who)}
+    volumes = [[raw_volumes(atlases[w], one) for one in own] for w, own in zip(who, paths, strict=True)]
+    return Copies(np.array(volumes), np.array([[rim_of(one) for one in own] for own in paths]))
 
 
 def write(atlas: Atlas, out: Path) -> None:
@@ -79,6 +112,8 @@ def write(atlas: Atlas, out: Path) -> None:
             probabilities=np.rint(atlas.probabilities * 255).astype(np.uint8),
             intercept=atlas.intercept,
             slope=atlas.slope,
+            rims=atlas.rims,
+            stripped=atlas.stripped,
         )
     rows = [f"{region.number}\t{region.name}" for region in muse.regions()]
     write_text(out / "labels.tsv", "\n".join(["index\tname", *rows]) + "\n")
@@ -109,7 +144,9 @@ def _one_person(names: Sequence[str], who: NDArray[np.int_]) -> list[list[str]]:
     return [heads for heads in own if len(heads) > 1]
 
 
-def describe(names: Sequence[str], who: NDArray[np.int_], judged: Judged) -> dict[str, Any]:
+def describe(
+    names: Sequence[str], who: NDArray[np.int_], judged: Judged, stripped: NDArray[np.float64]
+) -> dict[str, Any]:
     """The card, without its files; heads that are not those of the shipped atlas are given no licence of theirs."""
     shipped = set(names) == SHIPPED_HEADS
     metrics = {
@@ -130,9 +167,17 @@ def describe(names: Sequence[str], who: NDArray[np.int_], judged: Judged) -> dic
             },
         },
         "dice_lowest_brain": round(min(one.brain for one in judged.measured), 4),
+        "stripped": {
+            "how": "volumes of the heads without skull against those of the whole heads, each person left out of the "
+            "shift too",
+            **{
+                f"margin_{margin:g}_mm": summary(judged._replace(volumes=copies, reference=judged.volumes))
+                for margin, copies in zip(MARGINS, stripped.swapaxes(0, 1), strict=True)
+            },
+        },
     }
     return {
-        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.5.0", "needs": [],
+        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.6.0", "needs": [],
         "description": "Probabilities of the 145 MUSE regions in template space, both sides averaged, and the "
         "ratios that bring volumes measured with it to DLMUSE's scale on 2 mm scans",
         "template": DEFAULT, "resolution_mm": RESOLUTION, "training": {

@@ -6,13 +6,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from bids_brainage.core.bundle import save as save_bundle
 from bids_brainage.image import muse
-from bids_brainage.image.atlas import look_up
+from bids_brainage.image.atlas import Atlas, look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.fusion import Head
 from bids_brainage.image.io import Volume
 from bids_brainage.image.template import DEFAULT, template
-from bids_brainage.training.agreement import accuracy, average, calibration, leave_one_out, people
+from bids_brainage.image.volumes import stripped_at
+from bids_brainage.training.agreement import (
+    Copies,
+    Judged,
+    Measured,
+    accuracy,
+    average,
+    calibration,
+    judge_stripped,
+    knowing_stripped,
+    leave_one_out,
+    people,
+)
+from bids_brainage.training.atlas import describe, write
 from bids_brainage.training.heads import RESOLUTION, Example
 
 VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
@@ -43,6 +57,46 @@ def test_a_steeper_law_is_found_where_volumes_differ_a_lot():
     assert 1.1 < slope.min() <= slope.max() < 1.2
     close = np.exp(rng.normal(8, 0.05, (40, 146)))
     assert np.abs(calibration(close, close**1.2)[1] - 1).max() < 0.05
+
+
+NONE = Atlas(None, None, None, None, np.zeros(146), np.ones(146), np.arange(2), np.zeros((2, 146)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(VOLUMES, st.floats(0.7, 1.4))
+def test_what_stripping_does_to_all_alike_is_found(whole, factor):
+    copies = Copies(np.stack([whole * factor, whole], axis=1), np.tile([0.0, 0.2], (6, 1)))
+    known = knowing_stripped(NONE, copies, whole)
+    assert np.allclose(known.stripped[0], np.log(factor), atol=1e-5)
+    assert np.allclose(known.stripped[1], 0, atol=1e-5)
+    assert np.allclose(stripped_at(known, 0.05), 0.75 * np.log(factor), atol=1e-5)
+    assert np.allclose(stripped_at(known, -1), known.stripped[0])
+    assert np.allclose(stripped_at(known, 3), known.stripped[1])
+
+
+@settings(max_examples=25, deadline=None)
+@given(VOLUMES, VOLUMES)
+def test_a_shift_is_alike_on_both_sides_and_the_skulls_is_its_own(whole, copies):
+    shift = knowing_stripped(NONE, Copies(copies[:, None], np.zeros((6, 1))), whole).stripped[0]
+    assert np.allclose(shift[:145], shift[:145][muse.mirrored()[:145]], atol=1e-6)
+    assert shift[145] == pytest.approx(np.log(copies[:, 145] / whole[:, 145]).mean(), abs=1e-4)
+
+
+def test_stripped_copies_are_judged_by_the_shift_of_other_people():
+    """Two heads of one person shrink by half, those of others by a tenth: neither is told what its own person shows."""
+    rng = np.random.default_rng(0)
+    raw, slopes = rng.uniform(500, 5000, (4, 146)), rng.uniform(0.9, 1.1, (4, 146))
+    who = np.array([0, 0, 1, 2])
+    shrink = np.array([0.5, 0.5, 0.9, 0.9])[:, None, None]
+    measured = [Measured(own, own, own, own, 1.0) for own in raw]
+    judged = Judged(raw * 2, raw * 2, measured, slopes)
+    copies = Copies(raw[:, None] * np.repeat(shrink, 2, axis=1), np.tile([0.0, 0.2], (4, 1)))
+    found = judge_stripped(judged, copies, who, NONE)
+    assert found.shape == (4, 2, 146)
+    off = np.log(found / judged.volumes[:, None])
+    assert np.allclose(off[:2], slopes[:2, None] * np.log(0.5 / 0.9), atol=1e-4)
+    mixed = (2 * np.log(0.5) + np.log(0.9)) / 3
+    assert np.allclose(off[2, :, 145], slopes[2, 145] * (np.log(0.9) - mixed), atol=1e-4)
 
 
 def test_accuracy_of_known_errors():
@@ -80,6 +134,26 @@ def made_head(seed: int, odd: int | None = None) -> Example:
 @pytest.fixture(scope="module")
 def examples():
     return [made_head(seed) for seed in range(3)]
+
+
+def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(examples, tmp_path):
+    who = np.arange(3)
+    spread = np.random.default_rng(0).uniform(0.9, 1.1, (3, 146))
+    measured = [Measured(np.full(146, 500.0) * own, own[:145], own[:9], own[:3], 0.97) for own in spread]
+    judged = Judged(600 * spread, 610 * spread, measured, np.ones((3, 146)))
+    copies = Copies(judged.raw[:, None] * np.array([1.1, 0.95])[:, None], np.tile([0.01, 0.2], (3, 1)))
+    atlas = knowing_stripped(average(examples), copies, judged.raw)
+    write(atlas, tmp_path)
+    card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who, atlas))
+    card["training"]["segmentation"] = "none"
+    save_bundle(tmp_path, card)
+    found = read_atlas(tmp_path)
+    for name in ("rims", "stripped", "intercept", "slope"):
+        assert np.array_equal(getattr(found, name), getattr(atlas, name))
+    assert np.allclose(look_up(found, examples[0].points), look_up(atlas, examples[0].points), atol=0.01)
+    figures = card["metrics"]["stripped"]
+    assert {"margin_0_mm", "margin_3_mm"} < set(figures)
+    assert abs(figures["margin_0_mm"]["ICV"]["bias_percent"]["value"]) < 0.1
 
 
 def test_the_average_is_a_probability_and_alike_on_both_sides(examples):

@@ -45,3 +45,9 @@ def test_every_argument_is_an_artefact_of_an_earlier_stage_or_a_setting(stage):
     earlier = {a for s in STAGES[: STAGES.index(stage)] for a in s.gives}
     assert set(stage.arguments) <= earlier | settings
     assert all(WHERE[a] is stage for a in stage.gives)
+
+
+def test_the_volumes_are_told_what_the_segmentation_flagged():
+    """A name that no stage gave would be left at its default without a word."""
+    assert WHERE["brain_flags"].name == "brain"
+    assert "brain_flags" in WHERE["muse_volumes"].arguments

@@ -11,14 +11,16 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from bids_brainage import data
+from bids_brainage.core.bundle import save as save_bundle
 from bids_brainage.core.errors import BundleError
+from bids_brainage.core.files import read_json
 from bids_brainage.image import brain, muse
 from bids_brainage.image.atlas import look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.fusion import fuse, gather, measured, spread, structure_prior
 from bids_brainage.image.io import Volume, read, save, save_probability, shifted
 from bids_brainage.image.masks import dice, fill_holes
-from bids_brainage.image.volumes import calibrate, volumes
+from bids_brainage.image.volumes import calibrate, rim, stripped_at, volumes
 
 LEFT_VENTRICLE, RIGHT_VENTRICLE = 52, 51
 
@@ -117,6 +119,23 @@ def test_calibration_keeps_order(atlas):
     assert all(small[region.number] < large[region.number] for region in muse.regions())
 
 
+def test_the_volumes_of_a_stripped_scan_are_brought_to_those_of_the_whole_head(atlas):
+    whole = np.geomspace(300, 2e6, 146)
+    assert atlas.rims[0] < 0.05 < 0.1 < atlas.rims[1]
+    for left, shift in zip(atlas.rims, atlas.stripped, strict=True):
+        copy = whole * np.exp(shift)
+        told, known, untold = calibrate(copy, atlas, left), calibrate(whole, atlas), calibrate(copy, atlas)
+        assert told == pytest.approx(known, rel=1e-5)
+        assert untold[muse.TOTAL_BRAIN] > 1.01 * known[muse.TOTAL_BRAIN] or untold[muse.ICV] < 0.97 * known[muse.ICV]
+
+
+def test_what_a_stripped_scan_holds_beside_the_brain():
+    ball = np.linalg.norm(np.indices((40, 40, 40)) - 20, axis=0)
+    for radius, known in ((10, 0.0), (12, 3 * np.log(1.2))):
+        scan = Volume(np.where(ball <= radius, 5.0, -1.0).astype(np.float32), np.eye(4))
+        assert rim(scan, ball <= 10) == pytest.approx(known, abs=0.03)
+
+
 @pytest.fixture(scope="module")
 def lopsided(atlas, tmp_path_factory):
     """A head in template space, of the atlas's likeliest regions, its left lateral ventricle grown by 4 mm."""
@@ -152,6 +171,18 @@ def test_a_ventricle_grown_on_the_left_is_larger_on_the_left(lopsided, bundle, t
     assert (labels.data[ventricle] == LEFT_VENTRICLE).mean() > 0.9
 
 
+def test_the_flag_of_the_brain_reaches_the_volumes(lopsided, bundle, atlas, tmp_path):
+    *head, _ = lopsided
+    icv = []
+    for name, flags in (("whole", ()), ("stripped", ("already_stripped",))):
+        (tmp_path / name).mkdir()
+        made = volumes(*head, atlas=bundle, out=tmp_path / name, brain_flags=flags)
+        with made.muse_volumes.open(encoding="utf-8") as stream:
+            icv.append({row["name"]: float(row["volume_mm3"]) for row in csv.DictReader(stream, delimiter="\t")}["ICV"])
+    shift = stripped_at(atlas, rim(read(head[0]), read(head[1], np.uint8).data > 0))[145]
+    assert icv[1] / icv[0] == pytest.approx(np.exp(-atlas.slope[145] * shift), rel=1e-4)
+
+
 def test_the_fused_mask_is_the_brain_unless_a_mask_was_given(lopsided, bundle, tmp_path):
     """The network's mask here has a ball of brain cut out, where the atlas and the posteriors know better."""
     t1w, brain, icv, *rest, _ = lopsided
@@ -183,6 +214,15 @@ def test_structure_priors_are_probabilities_and_weigh_both_sources():
 def test_a_bundle_of_another_kind_is_refused(bundle):
     with pytest.raises(BundleError, match="is no MUSE atlas"):
         read_atlas(bundle.parent / "roi")
+
+
+def test_an_atlas_that_knows_no_stripped_scans_is_refused(bundle, tmp_path):
+    """As versions before wrote it."""
+    with np.load(bundle / "atlas.npz") as stored:
+        np.savez(tmp_path / "atlas.npz", **{name: stored[name] for name in stored if name not in ("rims", "stripped")})
+    save_bundle(tmp_path, {key: v for key, v in read_json(bundle / "model.json").items() if key != "files"})
+    with pytest.raises(BundleError, match="older version; run `brainage train atlas` again"):
+        read_atlas(tmp_path)
 
 
 def test_voxels_of_both_grids_count_half():
