@@ -24,7 +24,6 @@ from bids_brainage.training.heads import RESOLUTION, Example, seen
 from bids_brainage.training.judge import STRUCTURES, numbers
 
 KEPT = 8
-PRIOR_HEADS = 3.0
 PRIOR_SLOPE = 2.0
 RESAMPLES = 2000
 SAME_PERSON = 0.68
@@ -119,9 +118,10 @@ def resampled(mask: NDArray[np.bool_], one: Example) -> NDArray[np.bool_]:
 def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float32]:
     """Intercepts and slopes of log reference on log measured volume, for the regions and the ICV: ``(2, 146)``.
 
-    Both sides of the brain share a line. Its level is drawn towards that of its class (:func:`drawn`); its slope
-    towards 1 (a ridge penalty of ``PRIOR_SLOPE``), so that only regions whose volumes differ a lot between people, the
-    ventricles, get another.
+    Both sides of the brain share a line. Its slope is drawn towards 1 (a ridge penalty of ``PRIOR_SLOPE``), so that
+    only regions whose volumes differ a lot between people, the ventricles, get another. Its level is drawn nowhere: one
+    between a region's own and that of its structure is off in the same direction in everybody, and a brain age sums a
+    hundred regions.
 
     Parameters
     ----------
@@ -135,26 +135,7 @@ def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -
     product = ((x - centre) * (y - y.mean(axis=0))).sum(axis=0)
     centre, level, square, product = ((v + v[other]) / 2 for v in (centre, level, square, product))
     slope = (product + PRIOR_SLOPE) / (square + PRIOR_SLOPE)
-    level = drawn(level, np.maximum(reference, MINIMUM).mean(axis=0), len(x))
     return np.stack([level + centre * (1 - slope), slope]).astype(np.float32)
-
-
-def drawn(level: NDArray[np.float64], sizes: NDArray[np.float64], heads: int) -> NDArray[np.float64]:
-    """Levels of the regions drawn towards that of their class, as if ``PRIOR_HEADS`` more heads had shown that one.
-
-    Parameters
-    ----------
-    level, sizes : arrays, (146,)
-        Log ratios of the regions and the ICV, which stays; what each region counts for in its class.
-    heads : int
-        Heads that showed them.
-    """
-    owner, result = muse.classes()[:145], level.copy()
-    for c in np.unique(owner):
-        own = np.flatnonzero(owner == c)
-        mean = np.average(level[own], weights=sizes[own])
-        result[own] = (heads * level[own] + PRIOR_HEADS * mean) / (heads + PRIOR_HEADS)
-    return result
 
 
 class Copies(NamedTuple):
@@ -173,7 +154,7 @@ class Copies(NamedTuple):
 
 
 def knowing_stripped(atlas: Atlas, copies: Copies, whole: NDArray[np.float64]) -> Atlas:
-    """The atlas, knowing what stripping does to the log volumes: alike on both sides, drawn as :func:`drawn`.
+    """The atlas, knowing what stripping does to the log volumes, alike on both sides.
 
     Where no skull is, the network sees more cortex and white matter, and less fluid.
 
@@ -184,9 +165,10 @@ def knowing_stripped(atlas: Atlas, copies: Copies, whole: NDArray[np.float64]) -
     """
     both = [np.log(np.maximum(volumes, MINIMUM)) for volumes in (copies.volumes, whole[:, None])]
     other = np.array([*muse.mirrored()[:145], 145])
-    sizes = np.maximum(whole, MINIMUM).mean(axis=0)
-    levels = [drawn((level + level[other]) / 2, sizes, len(whole)) for level in (both[0] - both[1]).mean(axis=0)]
-    return atlas._replace(rims=copies.rims.mean(axis=0).astype(np.float32), stripped=np.array(levels, dtype=np.float32))
+    level = (both[0] - both[1]).mean(axis=0)
+    return atlas._replace(
+        rims=copies.rims.mean(axis=0).astype(np.float32), stripped=((level + level[:, other]) / 2).astype(np.float32)
+    )
 
 
 class Judged(NamedTuple):

@@ -50,6 +50,16 @@ def test_a_common_factor_is_found_and_both_sides_share_a_line(measured, factor):
     assert np.array_equal(slope[:145], slope[:145][other])
 
 
+@settings(max_examples=25, deadline=None)
+@given(VOLUMES, arrays(np.float64, 146, elements=st.floats(0.5, 2)))
+def test_each_region_has_a_level_of_its_own(measured, factor):
+    """None is drawn towards that of its neighbours: that would be off in the same direction in everybody."""
+    factor[:145] = np.sqrt(factor[:145] * factor[:145][muse.mirrored()[:145]])
+    intercept, slope = calibration(measured, factor * measured)
+    assert np.allclose(intercept, np.log(factor), atol=1e-3)
+    assert np.allclose(slope, 1, atol=1e-4)
+
+
 def test_a_steeper_law_is_found_where_volumes_differ_a_lot():
     rng = np.random.default_rng(0)
     measured = np.exp(rng.normal(8, 1.5, (40, 146)))
