@@ -85,6 +85,7 @@ def run_atlas(args: argparse.Namespace) -> int:
     from bids_brainage.training import atlas
     from bids_brainage.training.heads import find_heads
 
+    show_log()
     work = args.work or args.out.with_name(f"{args.out.name}-work")
     segment = find("segment", [PACKAGED]).folder
     heads = find_heads(args.data)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from bids_brainage.training.agreement import (
 )
 from bids_brainage.training.heads import MARGINS, RESOLUTION, Example, prepare, stripped_copies
 from bids_brainage.training.judge import STRUCTURES, interval
+
+LOG = logging.getLogger("bids_brainage")
 
 
 def build(
@@ -64,7 +67,7 @@ def build(
     used = [head for head in heads if head[0] != leave_out]
     if len(used) < 3:
         raise UsageError(f"{out}: an atlas needs three heads or more, {len(used)} given; add heads")
-    examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in used]
+    examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in _counted(used, "whole")]
     who = people(examples)
     if who.max() < 2:
         raise UsageError(
@@ -72,7 +75,10 @@ def build(
         )
     judged = leave_one_out(examples, who)
     intercept, slope = calibration(judged.raw, judged.reference)
-    paths = [stripped_copies(head, work, segment_bundle=segment_bundle, threads=threads) for head in used]
+    paths = [
+        stripped_copies(head, work, segment_bundle=segment_bundle, threads=threads)
+        for head in _counted(used, "without skull")
+    ]
     copies = measure_copies(examples, who, paths)
     out.mkdir(parents=True, exist_ok=True)
     whole = average(examples)._replace(intercept=intercept, slope=slope)
@@ -80,6 +86,13 @@ def build(
     card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who, whole))
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
+
+
+def _counted(heads: Sequence[tuple[str, Path, Path]], how: str) -> Iterator[tuple[str, Path, Path]]:
+    """The heads, each told in the log as its turn comes."""
+    for number, head in enumerate(heads, start=1):
+        LOG.info("head %d of %d, %s: %s", number, len(heads), how, head[0])
+        yield head
 
 
 def measure_copies(
