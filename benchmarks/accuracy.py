@@ -31,8 +31,7 @@ from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import PACKAGED, find
 from bids_brainage.models.roi import RoiModel
-from bids_brainage.training import agreement, heads, judge
-from bids_brainage.training.atlas import measure_copies
+from bids_brainage.training import agreement, heads, judge, stripped
 from bids_brainage.training.card import left_out
 from bids_brainage.training.measurement import MeasurementError, against_reference, read_error
 from bids_brainage.training.muse import Cohort, read_cohort
@@ -59,10 +58,13 @@ def main() -> None:
         found = heads.find_heads(args.data)
         examples = [heads.prepare(head, work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
         who = agreement.people(examples)
-        judged = agreement.leave_one_out(examples, who)
+        atlases = agreement.without_each(examples, who)
+        judged = agreement.leave_one_out(examples, who, atlases)
         if args.stripped:
-            paths = [heads.stripped_copies(head, work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
-            copies = measure_copies(examples, who, paths)
+            paths = [
+                stripped.stripped_copies(head, work, segment_bundle=SEGMENT, threads=args.threads) for head in found
+            ]
+            copies = stripped.measure_copies(atlases, who, paths)
     print_masks(examples, judged)
     print_structures(judged)
     print("| volume | r | bias % | median absolute error % |\n|---|---|---|---|")
@@ -182,14 +184,13 @@ def print_stripped(
     examples: list[heads.Example],
     known: dict[str, dict[str, str]],
     judged: agreement.Judged,
-    copies: agreement.Copies,
+    copies: stripped.Copies,
     who: np.ndarray,
 ) -> None:
     """How far ages of copies without skull are from those of the whole heads."""
     model = load_model(find("roi", [PACKAGED]))
-    logs = [np.log(np.maximum(volumes, MINIMUM)) for volumes in (copies.volumes, judged.raw[:, None])]
-    untold = judged.volumes[:, None] * np.exp(judged.slopes[:, None] * (logs[0] - logs[1]))
-    told = agreement.judge_stripped(judged, copies, who, agreement.average(examples))
+    untold = stripped.calibrated_again(judged, copies.added(judged.raw))
+    told = stripped.judge_stripped(judged, copies, who)
     print("\nWithout skull, years from the whole head:\n")
     print("| head | margin, mm | as measured | as told |\n|---|---|---|---|")
     gaps = []
@@ -197,10 +198,10 @@ def print_stripped(
         clean, *found = ages_of(model, [whole, *both[0], *both[1]], sex_of(one, known))
         gap = np.reshape(found, (2, -1)) - clean
         gaps.append(gap)
-        for margin, (before, after) in zip(heads.MARGINS, gap.T, strict=True):
+        for margin, (before, after) in zip(stripped.MARGINS, gap.T, strict=True):
             print(f"| {one.name} | {margin:g} | {before:+.1f} | {after:+.1f} |")
     for which, gap in zip(("as measured", "as told"), np.moveaxis(gaps, 1, 0), strict=True):
-        for margin, own in zip(heads.MARGINS, gap.T, strict=True):
+        for margin, own in zip(stripped.MARGINS, gap.T, strict=True):
             said = f"mean {own.mean():+.1f}, mean absolute {np.abs(own).mean():.1f}, largest {np.abs(own).max():.1f}"
             print(f"\n{which}, margin {margin:g} mm, n = {len(own)}: {said} years")
 

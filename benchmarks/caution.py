@@ -34,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     examples = [heads.prepare(head, args.work, segment_bundle=SEGMENT) for head in heads.find_heads(args.data)]
     who, cohort = agreement.people(examples), read_people(args.muse)
-    judged = agreement.leave_one_out(examples, who)
+    judged = agreement.leave_one_out(examples, who, agreement.without_each(examples, who))
     error = error_of(judged, np.ones(len(who), bool), cohort.people().indices)
     print(
         "| errors, times | MAE | MAE, error | slope | mean difference | median absolute | largest |\n"

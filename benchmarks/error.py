@@ -23,7 +23,7 @@ from perturb import CHANGES
 
 from bids_brainage.core.files import write_text
 from bids_brainage.image import io, muse
-from bids_brainage.image.atlas import Atlas
+from bids_brainage.image.atlas import Atlas, template_points
 from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.training import agreement, heads
 from bids_brainage.training.measurement import MeasurementError, with_repeats
@@ -50,12 +50,12 @@ def main() -> None:
     found = heads.find_heads(args.data)
     examples = [heads.prepare(head, args.work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
     who = agreement.people(examples)
-    judged = agreement.leave_one_out(examples, who)
+    atlases = agreement.without_each(examples, who)
+    judged = agreement.leave_one_out(examples, who, atlases)
     _, slope = agreement.calibration(judged.raw, judged.reference)
     rows, chosen = [], [head for head in found if head[0] not in SKIPPED][: args.most]
     for number, head in enumerate(chosen):
-        person = who[[one.name for one in examples].index(head[0])]
-        atlas = agreement.average_without(examples, who, person)
+        atlas = atlases[who[[one.name for one in examples].index(head[0])]]
         clean = relative(atlas, heads.through_stages(head[1], args.work / head[0], segment_bundle=SEGMENT))
         for change in args.changes:
             changed = stages(head, change, args.work, args.threads)
@@ -87,7 +87,9 @@ def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) 
 
 def relative(atlas: Atlas, paths: dict[str, Path]) -> FloatArray:
     """Log volumes of the 145 regions relative to the ICV, not calibrated."""
-    logarithm = np.log(np.maximum(agreement.raw_volumes(atlas, paths), MINIMUM))
+    head = heads.seen(paths)
+    points = template_points(paths["xfm_inverse"], head.masks)
+    logarithm = np.log(np.maximum(agreement.raw_volumes(atlas, head, points), MINIMUM))
     return np.asarray(logarithm[:145] - logarithm[145])
 
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from bids_brainage.image import io, masks
 from bids_brainage.image.io import Grid, Volume
-from bids_brainage.training.heads import strip
+from bids_brainage.training.stripped import strip
 
 Matrix = NDArray[np.float64]
 OBLIQUE = (1.0, 1.0, 1.0)

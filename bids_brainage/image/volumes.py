@@ -115,10 +115,10 @@ def rim(scan: Volume, brain: Mask) -> float:
     return float(np.log((scan.data != background(scan.data)).sum() / max(brain.sum(), 1)))
 
 
-def stripped_at(atlas: Atlas, left: float) -> NDArray[np.float64]:
-    """What stripping adds to the log volumes, ``(146,)``, where :func:`rim` is ``left``: linear between the atlas's."""
-    share = np.interp(left, atlas.rims, [0, 1])
-    return np.asarray((1 - share) * atlas.stripped[0] + share * atlas.stripped[1])
+def stripped_at(rims: NDArray[np.float32], stripped: NDArray[np.float32], left: float) -> NDArray[np.float64]:
+    """What stripping adds to the log volumes, ``(146,)``, where :func:`rim` is ``left``: linear between an atlas's."""
+    share = np.interp(left, rims, [0, 1])
+    return np.asarray((1 - share) * stripped[0] + share * stripped[1])
 
 
 def calibrate(measured: NDArray[np.float64], atlas: Atlas, left: float | None = None) -> dict[int, float]:
@@ -133,7 +133,8 @@ def calibrate(measured: NDArray[np.float64], atlas: Atlas, left: float | None = 
     left : float, optional
         :func:`rim` of a scan that came without skull; :math:`s` is 0 where it did not.
     """
-    logarithm = np.log(np.maximum(measured, MINIMUM)) - (0 if left is None else stripped_at(atlas, left))
+    added = 0 if left is None else stripped_at(atlas.rims, atlas.stripped, left)
+    logarithm = np.log(np.maximum(measured, MINIMUM)) - added
     scaled = np.exp(atlas.intercept.astype(np.float64) + atlas.slope.astype(np.float64) * logarithm)
     values = {region.number: float(v) for region, v in zip(muse.regions(), scaled, strict=False)}
     for composite in muse.composites():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +12,14 @@ from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
 from bids_brainage.image import muse
-from bids_brainage.image.atlas import Atlas, look_up, template_points
+from bids_brainage.image.atlas import Atlas, look_up
 from bids_brainage.image.fusion import CSF, Head, fuse, fused_mask, measured, structure_prior
-from bids_brainage.image.io import Volume, read, resample
+from bids_brainage.image.io import Volume, resample
 from bids_brainage.image.masks import dice
 from bids_brainage.image.template import DEFAULT, template
 from bids_brainage.image.tissue import TISSUES
-from bids_brainage.image.volumes import MINIMUM, rim, stripped_at
-from bids_brainage.training.heads import RESOLUTION, Example, seen
+from bids_brainage.image.volumes import MINIMUM
+from bids_brainage.training.heads import RESOLUTION, Example
 from bids_brainage.training.judge import STRUCTURES, numbers
 
 KEPT = 8
@@ -78,16 +77,9 @@ def likely_regions(atlas: Atlas, head: Head, points: NDArray[np.float32]) -> NDA
     return fuse(prior, structure_prior(prior, head.posterior), head.intensity, points)
 
 
-def rim_of(paths: Mapping[str, Path]) -> float:
-    """How much a stripped copy holds beside the brain, from the files of its stages."""
-    return rim(read(paths["t1w_preproc"]), read(paths["brain_mask"], np.uint8).data > 0)
-
-
-def raw_volumes(atlas: Atlas, paths: Mapping[str, Path]) -> NDArray[np.float64]:
-    """145 regions and the ICV, mm^3, not calibrated, from the files of a head's stages."""
-    head = seen(paths)
-    found = measured(likely_regions(atlas, head, template_points(paths["xfm_inverse"], head.masks)), head)
-    return np.array([*found, head.skull])
+def raw_volumes(atlas: Atlas, head: Head, points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """145 regions and the ICV, mm^3, not calibrated, of a head whose voxels lie at ``points`` of the template."""
+    return np.array([*measured(likely_regions(atlas, head, points), head), head.skull])
 
 
 def measure(atlas: Atlas, one: Example) -> Measured:
@@ -138,39 +130,6 @@ def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -
     return np.stack([level + centre * (1 - slope), slope]).astype(np.float32)
 
 
-class Copies(NamedTuple):
-    """Stripped copies of heads, by growing margin.
-
-    Attributes
-    ----------
-    volumes : array, (heads, copies, 146)
-        Regions and ICV, mm^3, not calibrated, each by the atlas that measured its whole head.
-    rims : array, (heads, copies)
-        How much they hold beside the brain: :func:`bids_brainage.image.volumes.rim`.
-    """
-
-    volumes: NDArray[np.float64]
-    rims: NDArray[np.float64]
-
-
-def knowing_stripped(atlas: Atlas, copies: Copies, whole: NDArray[np.float64]) -> Atlas:
-    """The atlas, knowing what stripping does to the log volumes, alike on both sides.
-
-    Where no skull is, the network sees more cortex and white matter, and less fluid.
-
-    Parameters
-    ----------
-    whole : array, (heads, 146)
-        Of the heads themselves, mm^3, not calibrated, by the same atlases.
-    """
-    both = [np.log(np.maximum(volumes, MINIMUM)) for volumes in (copies.volumes, whole[:, None])]
-    other = np.array([*muse.mirrored()[:145], 145])
-    level = (both[0] - both[1]).mean(axis=0)
-    return atlas._replace(
-        rims=copies.rims.mean(axis=0).astype(np.float32), stripped=((level + level[:, other]) / 2).astype(np.float32)
-    )
-
-
 class Judged(NamedTuple):
     """Leave-one-out results of all heads.
 
@@ -208,12 +167,15 @@ def people(examples: Sequence[Example]) -> NDArray[np.int_]:
     return np.asarray(connected_components(alike, directed=False)[1])
 
 
-def average_without(examples: Sequence[Example], who: NDArray[np.int_], person: int) -> Atlas:
-    """The atlas of the heads of others; ``who`` of :func:`people`."""
-    return average([one for one, of in zip(examples, who, strict=True) if of != person])
+def without_each(examples: Sequence[Example], who: NDArray[np.int_]) -> dict[int, Atlas]:
+    """For each person, the atlas of the heads of others; ``who`` of :func:`people`."""
+    return {
+        int(person): average([one for one, of in zip(examples, who, strict=True) if of != person])
+        for person in np.unique(who)
+    }
 
 
-def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_]) -> Judged:
+def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_], atlases: Mapping[int, Atlas]) -> Judged:
     """Measure each head with an atlas and a calibration that never saw its person.
 
     The calibration comes from the heads of others, each measured by an atlas without its own person.
@@ -222,38 +184,15 @@ def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_]) -> Judged:
     ----------
     who : array of int, (heads,)
         Of :func:`people`.
+    atlases
+        Of :func:`without_each`.
     """
-    atlases = {person: average_without(examples, who, person) for person in np.unique(who)}
     measured = [measure(atlases[w], one) for w, one in zip(who, examples, strict=True)]
     raw = np.array([one.volumes for one in measured])
     reference = np.stack([one.reference for one in examples])
     lines = np.array([calibration(raw[rest], reference[rest]) for rest in who[:, None] != who], dtype=np.float64)
     volumes = np.exp(lines[:, 0] + lines[:, 1] * np.log(np.maximum(raw, MINIMUM)))
     return Judged(volumes, reference, measured, lines[:, 1])
-
-
-def judge_stripped(judged: Judged, copies: Copies, who: NDArray[np.int_], atlas: Atlas) -> NDArray[np.float64]:
-    """Calibrated volumes of stripped copies, by a calibration and shifts that never saw their person.
-
-    Parameters
-    ----------
-    judged : Judged
-        The whole heads.
-    who : array of int, (heads,)
-        Of :func:`people`.
-    atlas : Atlas
-        Any; lends its form.
-
-    Returns
-    -------
-    array, (heads, copies, 146)
-        mm^3; to be compared with ``judged.volumes``.
-    """
-    moved = np.log(np.maximum(copies.volumes, MINIMUM)) - np.log(np.maximum(judged.raw, MINIMUM))[:, None]
-    for left, rest in enumerate(who[:, None] != who):
-        known = knowing_stripped(atlas, Copies(copies.volumes[rest], copies.rims[rest]), judged.raw[rest])
-        moved[left] -= [stripped_at(known, one) for one in copies.rims[left]]
-    return np.asarray(judged.volumes[:, None] * np.exp(judged.slopes[:, None] * moved))
 
 
 def accuracy(volumes: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any]:

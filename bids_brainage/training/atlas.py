@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,17 @@ from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.training.agreement import (
-    Copies,
     Judged,
     average,
-    average_without,
     calibration,
-    judge_stripped,
-    knowing_stripped,
     leave_one_out,
     people,
-    raw_volumes,
-    rim_of,
     summary,
+    without_each,
 )
-from bids_brainage.training.heads import MARGINS, RESOLUTION, Example, prepare, stripped_copies
+from bids_brainage.training.heads import RESOLUTION, prepare
 from bids_brainage.training.judge import STRUCTURES, interval
+from bids_brainage.training.stripped import MARGINS, judge_stripped, measure_copies, shifts, stripped_copies
 
 LOG = logging.getLogger("bids_brainage")
 
@@ -73,17 +69,18 @@ def build(
         raise UsageError(
             f"{out}: an atlas needs heads of three people or more, these are of {who.max() + 1}; add heads"
         )
-    judged = leave_one_out(examples, who)
+    atlases = without_each(examples, who)
+    judged = leave_one_out(examples, who, atlases)
     intercept, slope = calibration(judged.raw, judged.reference)
     paths = [
         stripped_copies(head, work, segment_bundle=segment_bundle, threads=threads)
         for head in _counted(used, "without skull")
     ]
-    copies = measure_copies(examples, who, paths)
+    copies = measure_copies(atlases, who, paths)
     out.mkdir(parents=True, exist_ok=True)
-    whole = average(examples)._replace(intercept=intercept, slope=slope)
-    write(knowing_stripped(whole, copies, judged.raw), out)
-    card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who, whole))
+    known = shifts(copies, judged.raw)
+    write(average(examples)._replace(intercept=intercept, slope=slope, **known._asdict()), out)
+    card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who))
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
 
@@ -93,23 +90,6 @@ def _counted(heads: Sequence[tuple[str, Path, Path]], how: str) -> Iterator[tupl
     for number, head in enumerate(heads, start=1):
         LOG.info("head %d of %d, %s: %s", number, len(heads), how, head[0])
         yield head
-
-
-def measure_copies(
-    examples: Sequence[Example], who: NDArray[np.int_], paths: Sequence[Sequence[Mapping[str, Path]]]
-) -> Copies:
-    """Measure the heads' stripped copies by atlases without their person.
-
-    Parameters
-    ----------
-    who
-        Of :func:`people`.
-    paths
-        Files of the stages, for each head those of its copies.
-    """
-    atlases = {person: average_without(examples, who, person) for person in np.unique(who)}
-    volumes = [[raw_volumes(atlases[w], one) for one in own] for w, own in zip(who, paths, strict=True)]
-    return Copies(np.array(volumes), np.array([[rim_of(one) for one in own] for own in paths]))
 
 
 def write(atlas: Atlas, out: Path) -> None:

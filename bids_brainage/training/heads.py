@@ -15,8 +15,8 @@ from bids_brainage.image.atlas import template_points
 from bids_brainage.image.brain import segment
 from bids_brainage.image.conform import conform
 from bids_brainage.image.fusion import Head, gather
-from bids_brainage.image.io import Volume, read, resample, save
-from bids_brainage.image.masks import Mask, dice, dilate, fill_holes
+from bids_brainage.image.io import Volume, read, resample
+from bids_brainage.image.masks import dice, fill_holes
 from bids_brainage.image.n4 import correct_bias
 from bids_brainage.image.register import register, warp
 from bids_brainage.image.template import DEFAULT, template
@@ -102,33 +102,6 @@ def through_stages(
         flat = correct_bias(found.t1w_ordered, found.brain_mask, out=folder).t1w_preproc
         register(flat, found.brain_mask, found.posteriors, template=DEFAULT, out=folder, seed=seed, threads=threads)
     return paths
-
-
-MARGINS = (0.0, 3.0)
-
-
-def stripped_copies(
-    head: tuple[str, Path, Path], work: Path, *, segment_bundle: Path, threads: int = 1
-) -> list[dict[str, Path]]:
-    """A head's copies without skull, one for each of :data:`MARGINS` (mm), taken through the stages as the head was."""
-    name, t1w, _ = head
-    brain = through_stages(t1w, work / name, segment_bundle=segment_bundle, threads=threads)["brain_mask"]
-    made = []
-    for margin in MARGINS:
-        folder = work / (f"{name}_strip-{margin:g}" if margin else f"{name}_strip")
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "changed.nii.gz"
-        if not path.is_file():
-            copy = strip(read(t1w), read(brain, np.uint8).data > 0, margin)
-            save(path, copy.data.astype(np.float32), copy.affine)
-        made.append(through_stages(path, folder, segment_bundle=segment_bundle, threads=threads))
-    return made
-
-
-def strip(scan: Volume, brain: Mask, margin: float = 0.0) -> Volume:
-    """0 outside the brain mask, or outside the mask widened by ``margin`` mm."""
-    keep = dilate(brain, margin, scan.grid.zooms) if margin else brain
-    return Volume(np.where(keep, scan.data, scan.data.dtype.type(0)), scan.affine)
 
 
 FILES = {

@@ -8,26 +8,25 @@ from hypothesis.extra.numpy import arrays
 
 from bids_brainage.core.bundle import save as save_bundle
 from bids_brainage.image import muse
-from bids_brainage.image.atlas import Atlas, look_up, read_atlas
+from bids_brainage.image.atlas import look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.fusion import Head
 from bids_brainage.image.io import Volume
 from bids_brainage.image.template import DEFAULT, template
 from bids_brainage.image.volumes import stripped_at
 from bids_brainage.training.agreement import (
-    Copies,
     Judged,
     Measured,
     accuracy,
     average,
     calibration,
-    judge_stripped,
-    knowing_stripped,
     leave_one_out,
     people,
+    without_each,
 )
 from bids_brainage.training.atlas import describe, write
 from bids_brainage.training.heads import RESOLUTION, Example
+from bids_brainage.training.stripped import Copies, judge_stripped, shifts
 
 VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
 
@@ -69,25 +68,22 @@ def test_a_steeper_law_is_found_where_volumes_differ_a_lot():
     assert np.abs(calibration(close, close**1.2)[1] - 1).max() < 0.05
 
 
-NONE = Atlas(None, None, None, None, np.zeros(146), np.ones(146), np.arange(2), np.zeros((2, 146)))
-
-
 @settings(max_examples=25, deadline=None)
 @given(VOLUMES, st.floats(0.7, 1.4))
 def test_what_stripping_does_to_all_alike_is_found(whole, factor):
     copies = Copies(np.stack([whole * factor, whole], axis=1), np.tile([0.0, 0.2], (6, 1)))
-    known = knowing_stripped(NONE, copies, whole)
+    known = shifts(copies, whole)
     assert np.allclose(known.stripped[0], np.log(factor), atol=1e-5)
     assert np.allclose(known.stripped[1], 0, atol=1e-5)
-    assert np.allclose(stripped_at(known, 0.05), 0.75 * np.log(factor), atol=1e-5)
-    assert np.allclose(stripped_at(known, -1), known.stripped[0])
-    assert np.allclose(stripped_at(known, 3), known.stripped[1])
+    assert np.allclose(stripped_at(*known, 0.05), 0.75 * np.log(factor), atol=1e-5)
+    assert np.allclose(stripped_at(*known, -1), known.stripped[0])
+    assert np.allclose(stripped_at(*known, 3), known.stripped[1])
 
 
 @settings(max_examples=25, deadline=None)
 @given(VOLUMES, VOLUMES)
 def test_a_shift_is_alike_on_both_sides_and_the_skulls_is_its_own(whole, copies):
-    shift = knowing_stripped(NONE, Copies(copies[:, None], np.zeros((6, 1))), whole).stripped[0]
+    shift = shifts(Copies(copies[:, None], np.zeros((6, 1))), whole).stripped[0]
     assert np.allclose(shift[:145], shift[:145][muse.mirrored()[:145]], atol=1e-6)
     assert shift[145] == pytest.approx(np.log(copies[:, 145] / whole[:, 145]).mean(), abs=1e-4)
 
@@ -101,7 +97,7 @@ def test_stripped_copies_are_judged_by_the_shift_of_other_people():
     measured = [Measured(own, own, own, own, 1.0) for own in raw]
     judged = Judged(raw * 2, raw * 2, measured, slopes)
     copies = Copies(raw[:, None] * np.repeat(shrink, 2, axis=1), np.tile([0.0, 0.2], (4, 1)))
-    found = judge_stripped(judged, copies, who, NONE)
+    found = judge_stripped(judged, copies, who)
     assert found.shape == (4, 2, 146)
     off = np.log(found / judged.volumes[:, None])
     assert np.allclose(off[:2], slopes[:2, None] * np.log(0.5 / 0.9), atol=1e-4)
@@ -141,6 +137,11 @@ def made_head(seed: int, odd: int | None = None) -> Example:
     return Example(f"head-{seed}", head, points, columns, truth, np.array([*counts, volume]), (1.0, 1.0), labels, icv)
 
 
+def judge(examples: list[Example], who: np.ndarray) -> Judged:
+    """Each head by the heads of other people."""
+    return leave_one_out(examples, who, without_each(examples, who))
+
+
 @pytest.fixture(scope="module")
 def examples():
     return [made_head(seed) for seed in range(3)]
@@ -152,9 +153,9 @@ def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(e
     measured = [Measured(np.full(146, 500.0) * own, own[:145], own[:9], own[:3], 0.97) for own in spread]
     judged = Judged(600 * spread, 610 * spread, measured, np.ones((3, 146)))
     copies = Copies(judged.raw[:, None] * np.array([1.1, 0.95])[:, None], np.tile([0.01, 0.2], (3, 1)))
-    atlas = knowing_stripped(average(examples), copies, judged.raw)
+    atlas = average(examples)._replace(**shifts(copies, judged.raw)._asdict())
     write(atlas, tmp_path)
-    card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who, atlas))
+    card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who))
     card["training"]["segmentation"] = "none"
     save_bundle(tmp_path, card)
     found = read_atlas(tmp_path)
@@ -176,7 +177,7 @@ def test_the_average_is_a_probability_and_alike_on_both_sides(examples):
 
 
 def test_heads_alike_agree_with_each_other(examples):
-    judged = leave_one_out(examples, np.arange(3))
+    judged = judge(examples, np.arange(3))
     assert all(one.brain > 0.97 for one in judged.measured)
     known = examples[0].reference > 0
     assert np.allclose(judged.volumes[:, known], judged.reference[:, known], rtol=0.03)
@@ -185,7 +186,7 @@ def test_heads_alike_agree_with_each_other(examples):
 def test_a_head_is_judged_by_the_others_alone(examples):
     """A region that one head alone has cannot be found in it."""
     odd = int(muse.columns(np.array([47]))[0])
-    judged = leave_one_out([*examples, made_head(3, odd)], np.arange(4))
+    judged = judge([*examples, made_head(3, odd)], np.arange(4))
     assert judged.reference[3, odd] > 0
     assert judged.measured[3].regions[odd] < 0.5
 
@@ -194,7 +195,7 @@ def test_a_head_is_not_judged_by_another_head_of_the_same_person(examples):
     """The second head has the odd region too, and would give it away."""
     odd = int(muse.columns(np.array([47]))[0])
     twice = [*examples, made_head(3, odd), made_head(4, odd)]
-    apart, together = (leave_one_out(twice, np.array([0, 1, 2, 3, last])) for last in (4, 3))
+    apart, together = (judge(twice, np.array([0, 1, 2, 3, last])) for last in (4, 3))
     assert apart.measured[3].regions[odd] > 0.9
     assert together.measured[3].regions[odd] < 0.5
     assert np.array_equal(apart.reference, together.reference)

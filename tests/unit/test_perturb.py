@@ -10,7 +10,7 @@ from scipy import ndimage
 from benchmarks import perturb
 from bids_brainage.image import masks
 from bids_brainage.image.io import Grid, Volume
-from bids_brainage.training import heads
+from bids_brainage.training.stripped import strip
 
 QUICK = settings(max_examples=12, deadline=None)
 AFFINE = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), [-47, -55, -41])
@@ -235,7 +235,7 @@ def test_a_bias_field_is_smooth_and_spans_what_was_asked(strength, seed):
 
 
 def test_stripping_leaves_the_brain_alone():
-    tight, loose = heads.strip(SCAN, BRAIN), heads.strip(SCAN, BRAIN, 4)
+    tight, loose = strip(SCAN, BRAIN), strip(SCAN, BRAIN, 4)
     assert np.array_equal(tight.data != 0, BRAIN & (SCAN.data != 0))
     assert np.array_equal(tight.data[BRAIN], SCAN.data[BRAIN])
     kept = loose.data != 0

@@ -179,7 +179,7 @@ def test_the_flag_of_the_brain_reaches_the_volumes(lopsided, bundle, atlas, tmp_
         made = volumes(*head, atlas=bundle, out=tmp_path / name, brain_flags=flags)
         with made.muse_volumes.open(encoding="utf-8") as stream:
             icv.append({row["name"]: float(row["volume_mm3"]) for row in csv.DictReader(stream, delimiter="\t")}["ICV"])
-    shift = stripped_at(atlas, rim(read(head[0]), read(head[1], np.uint8).data > 0))[145]
+    shift = stripped_at(atlas.rims, atlas.stripped, rim(read(head[0]), read(head[1], np.uint8).data > 0))[145]
     assert icv[1] / icv[0] == pytest.approx(np.exp(-atlas.slope[145] * shift), rel=1e-4)
 
 
