@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import perturb, stability
-from benchmarks.stability import Case, Found, Row
+from benchmarks.stability import Case, Found
+from benchmarks.stability_rows import Row, markdown, write_rows
 from bids_brainage.core.files import write_json
 from bids_brainage.image import io
 
@@ -62,7 +63,7 @@ def test_a_refusal_stands_in_both_tables_with_its_words():
     )
     assert stability.reason(said, "aXflip") == "the brain found has 20 mL; check it"
     assert stability.reason(said, "aXclean") == ""
-    text = stability.markdown([Row("sub-a", "flip", message=stability.reason(said, "aXflip"))])
+    text = markdown([Row("sub-a", "flip", message=stability.reason(said, "aXflip"))])
     first, second = text.split("\n\n")
     assert "| flip | 1 | 0 |" in first
     assert "refused 1" in first
@@ -77,7 +78,7 @@ def test_labels_are_of_letters_and_digits_and_differ(tmp_path):
 
 def test_every_row_and_column_is_in_the_table(tmp_path):
     rows = [Row("sub-a", "flip", dice=0.97, flags="brain_cut"), Row("sub-b", "flip", message="two\nlines")]
-    stability.write_rows(tmp_path / "x.tsv", rows)
+    write_rows(tmp_path / "x.tsv", rows)
     one, two = stability.read_table(tmp_path / "x.tsv")
     assert (one["dice"], one["flags"], one["age"]) == ("0.9700", "brain_cut", "n/a")
     assert two["message"] == "two lines"
