@@ -31,7 +31,7 @@ from bids_brainage.training.stripped import Copies, judge_stripped, shifts
 VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(VOLUMES)
 def test_what_agrees_is_left_alone(measured):
     intercept, slope = calibration(measured, measured)
@@ -39,7 +39,7 @@ def test_what_agrees_is_left_alone(measured):
     assert np.allclose(slope, 1, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(VOLUMES, st.floats(0.5, 2))
 def test_a_common_factor_is_found_and_both_sides_share_a_line(measured, factor):
     intercept, slope = calibration(measured, factor * measured)
@@ -49,7 +49,7 @@ def test_a_common_factor_is_found_and_both_sides_share_a_line(measured, factor):
     assert np.array_equal(slope[:145], slope[:145][other])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(VOLUMES, arrays(np.float64, 146, elements=st.floats(0.5, 2)))
 def test_each_region_has_a_level_of_its_own(measured, factor):
     """None is drawn towards that of its neighbours: that would be off in the same direction in everybody."""
@@ -68,7 +68,7 @@ def test_a_steeper_law_is_found_where_volumes_differ_a_lot():
     assert np.abs(calibration(close, close**1.2)[1] - 1).max() < 0.05
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(VOLUMES, st.floats(0.7, 1.4))
 def test_what_stripping_does_to_all_alike_is_found(whole, factor):
     copies = Copies(np.stack([whole * factor, whole], axis=1), np.tile([0.0, 0.2], (6, 1)))
@@ -80,7 +80,7 @@ def test_what_stripping_does_to_all_alike_is_found(whole, factor):
     assert np.allclose(stripped_at(*known, 3), known.stripped[1])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(VOLUMES, VOLUMES)
 def test_a_shift_is_alike_on_both_sides_and_the_skulls_is_its_own(whole, copies):
     shift = shifts(Copies(copies[:, None], np.zeros((6, 1))), whole).stripped[0]

@@ -42,7 +42,7 @@ def people_of(person, count, seed):
     ]
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(seed=SEEDS, count=st.integers(2, 4), shape=st.sampled_from([(16, 16, 32), (32, 16, 16)]))
 def test_scans_segmented_together_are_segmented_as_alone(network, seed, count, shape):
     scans = torch.from_numpy(np.random.default_rng(seed).uniform(0, 1.5, (count, *shape)).astype(np.float32))
@@ -55,7 +55,7 @@ def test_scans_segmented_together_are_segmented_as_alone(network, seed, count, s
         torch.testing.assert_close(together.right[number], alone.right, atol=2e-5, rtol=0)
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(seed=SEEDS, count=st.integers(2, 3), samples=st.sampled_from([0, 3]))
 def test_local_maps_together_are_those_of_each_alone(model, person, seed, count, samples):
     seen = torch.cat([model.tensor(one) for one in people_of(person, count, seed)])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bids_brainage.stats import bias
 from bids_brainage.stats.bias import FORMS, Correction, cross_fitted, fit
 
-STEADY = settings(deadline=None, max_examples=40)
+STEADY = settings(max_examples=40)
 
 slopes = st.floats(0.2, 1.5)
 intercepts = st.floats(-30, 30)

@@ -126,7 +126,7 @@ def test_unusable_scans_are_listed_and_not_averaged(tmp_path):
     assert json.loads(result.summary.read_text())["Models"]["roi"]["Warnings"] == []
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.floats(20, 90)), min_size=1, max_size=30), st.randoms()
 )
@@ -202,7 +202,6 @@ def test_refused_queries(query, said):
     assert "\n" not in str(refused.value)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="age><=0'\"`@_().[] &|~+-*sexdiagno,:", max_size=30))
 def test_any_text_is_answered_or_refused(query):
     with contextlib.suppress(UsageError):

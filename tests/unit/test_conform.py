@@ -17,7 +17,7 @@ RAS = np.array([[0, 1], [1, 1], [2, 1]])
 ORIENTATIONS = [
     np.column_stack([order, signs]) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
 ]
-QUICK = settings(max_examples=48, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=48, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def head(shape=(80, 90, 70)):

@@ -23,7 +23,7 @@ def people(n=300, d=6, seed=0):
     return np.column_stack([MEAN + 3 * (age - 60)[:, None] + SD * rng.standard_normal((n, d - 1)) @ mix, age])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(3, 60), st.integers(1, 8), st.floats(0.2, 2), st.integers(0, 99))
 def test_the_published_likelihood_is_that_of_scikit_learn(n, d, bandwidth, seed):
     rng = np.random.default_rng(seed)
@@ -117,7 +117,7 @@ def test_two_features_given_are_kept_and_steer_the_rest():
     assert drawn[500:, 0].mean() - drawn[:500, 0].mean() > 20
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e4))
 def test_what_is_folded_is_positive_in_order_and_what_was_seen_stays(value, least):
     low, high = density.positive(np.array([[value], [value + 1]]), np.array([least]))[:, 0]

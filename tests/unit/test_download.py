@@ -43,7 +43,7 @@ def test_a_whole_file(server, part, size, announces):
     assert part.read_bytes() == CONTENT
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, 5000), max_size=3), ranges=st.booleans())
 def test_any_series_of_cuts_ends_in_the_whole_file(server, part, cuts, ranges):
     part.unlink(missing_ok=True)

@@ -96,7 +96,7 @@ def test_the_density_of_a_mixture_integrates_to_one(real: People) -> None:
         assert np.exp(generator.log_density(line)).sum() * (grid[1] - grid[0]) == pytest.approx(1, abs=1e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([0, 1, 2, 3, 4]), st.booleans())
 def test_margins_go_there_and_back(seed: int, columns: int, shaped: bool) -> None:
     people = made(80, seed)
@@ -146,7 +146,7 @@ def test_calibration_sees_a_generator_that_is_too_wide(real: People) -> None:
     assert wide["sd"][0] == pytest.approx(right["sd"][0] / 1.5, abs=0.05)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_auc_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from bids_brainage.core.errors import ScanError
 from bids_brainage.image import io, masks
 
-SOME = settings(max_examples=25, deadline=None)
+SOME = settings(max_examples=25)
 small = st.floats(-3, 3)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bids_brainage.stats import groups
 
-STEADY = settings(deadline=None, max_examples=25)
+STEADY = settings(max_examples=25)
 seeds = st.integers(0, 2**31)
 
 # Shrout & Fleiss (1979), Psychological Bulletin 86:420, table 2: six targets, four judges; ICC(2,1) = 0.29.

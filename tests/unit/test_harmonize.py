@@ -83,7 +83,7 @@ def test_by_hand_on_one_region():
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(5, 60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_empirical_bayes_lies_between_a_region_and_all(seed, n):
     rng = np.random.default_rng(seed)
     z = rng.normal(rng.normal(size=20), rng.uniform(0.5, 2, 20), (n, 20))

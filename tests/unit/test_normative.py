@@ -141,7 +141,7 @@ def test_many_people_need_little_more_memory_than_their_table():
 
 
 @given(st.floats(5, 10), st.floats(-0.5, 0.5), st.floats(-3, -1.5), st.floats(-0.2, 0.2), st.floats(-0.9, 1.2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_fit_recovers_known_curves(level, slope, spread, widening, power):
     known = lms.Curves((47,), np.full((2, 1, 2), [level, slope]), np.full((2, 1, 2), [spread, widening]),
                        np.full((2, 1, 1), power), 40, 92)  # fmt: skip

@@ -12,7 +12,7 @@ from bids_brainage.image import masks
 from bids_brainage.image.io import Grid, Volume
 from bids_brainage.training.stripped import strip
 
-QUICK = settings(max_examples=12, deadline=None)
+QUICK = settings(max_examples=12)
 AFFINE = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), [-47, -55, -41])
 SHAPE = (48, 56, 44)
 ANGLES = st.floats(-30, 30)

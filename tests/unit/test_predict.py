@@ -152,7 +152,7 @@ def test_the_same_region_twice_and_no_people_are_refused(tmp_path):
         roi_tables.read(tmp_path / "none.tsv")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(min_size=1, max_size=12))
 def test_any_column_name_is_a_volume_or_not_and_never_a_crash(tmp_path_factory, text):
     frame = pd.DataFrame({"participant_id": ["a"], "MUSE_702": ["1500000"], "MUSE_47": ["3500"], text: ["1"]})

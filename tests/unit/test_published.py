@@ -184,7 +184,7 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_pickles_are_refused_or_read_as_plain_data(data):
     """Bytes of a real file exchanged, taken out or put in: an answer or one kind of error, never anything else."""
     content = bytearray(GENUINE)
@@ -199,7 +199,7 @@ def test_damaged_pickles_are_refused_or_read_as_plain_data(data):
 
 
 @given(content=st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_programs_are_refused_or_read_as_plain_data(content):
     try:
         found = unpickle.Reader({published.DENSITY}).read(KDE + content + b".")

@@ -18,7 +18,7 @@ def sample(seed, n):
     return x, 900 - 10 * x + rng.normal(0, 30, n) + 1e-4 * covariates[:, 1], covariates
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32 - 1), st.integers(8, 40))
 def test_partial_r_is_pingouin_s(seed, n):
     x, y, covariates = sample(seed, n)

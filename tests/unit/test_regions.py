@@ -13,7 +13,7 @@ from bids_brainage.image.template import template
 from bids_brainage.models.registry import PACKAGED
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     hnp.arrays(np.float32, (4, 3, 2), elements=st.floats(-100, 100, width=32) | st.just(float("nan"))),
     hnp.arrays(np.int16, (4, 3, 2), elements=st.sampled_from([0, 3, 4, 900])),

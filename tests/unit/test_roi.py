@@ -17,7 +17,7 @@ from bids_brainage.models import registry
 from bids_brainage.models.base import LocalConformal, conformal_half_width, load_model
 from bids_brainage.models.roi import ICV, Conversion, RoiInputs, RoiModel, features, read_volumes
 
-NO_FIXTURE_RESET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+NO_FIXTURE_RESET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
 
 @pytest.fixture(scope="module")

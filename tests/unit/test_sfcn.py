@@ -149,7 +149,7 @@ def test_a_scan_without_a_brain_is_refused(tmp_path, value):
     assert str(error.value).startswith(str(path))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0, 1), min_size=40, max_size=40).filter(sum))
 def test_flags_follow_the_probabilities(weights):
     probability = np.array(weights) / sum(weights)

@@ -21,7 +21,7 @@ from bids_brainage.toolbox import simulate as command
 
 NAMES = [r.name for r in REGIONS]
 COARSE = scanner.Protocol(resolution=4.0)
-QUICK = settings(max_examples=5, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+QUICK = settings(max_examples=5, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 
 @pytest.fixture(scope="module")

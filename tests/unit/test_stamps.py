@@ -40,7 +40,7 @@ def lead_the_link_elsewhere(path, content):
 WAYS = (overwrite, overwrite_and_keep_the_time, rename_over_and_keep_the_time, lead_the_link_elsewhere)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=40), st.binary(max_size=40), st.sampled_from(WAYS), st.booleans())
 def test_any_other_content_is_noticed(tmp_path, first, second, way, same_size):
     path = tmp_path / "x"

@@ -18,7 +18,7 @@ from bids_brainage.models.networks.standard import (
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), n=st.integers(2, 8))
 def test_the_reference_is_mean_sd_and_correlation_with_age_over_people(seed, n):
     rng = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def test_where_nobody_differs_nothing_is_said():
     assert not standardised(people[0] + 1, reference).any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sds=st.floats(-9, 9), ageing=st.floats(-1, 1))
 def test_deviations_are_in_sds_bounded_and_positive_where_they_are_of_the_old(sds, ageing):
     reference = Reference(*(np.full((2, 1, 1, 1), value, np.float32) for value in (0.5, 0.1, ageing)))

@@ -12,7 +12,7 @@ from bids_brainage.simulate import aging, anatomy, deform, local, maps
 from bids_brainage.simulate.anatomy import REGIONS
 from bids_brainage.simulate.person import Person
 
-QUICK = settings(max_examples=4, deadline=None, phases=(Phase.explicit, Phase.generate))
+QUICK = settings(max_examples=4, phases=(Phase.explicit, Phase.generate))
 EXACT = maps.Errors(smoothing=(0.01, 0.01), affine=0.0, border=0.0)
 SHARP = maps.Site(blur=0.0)
 

@@ -22,7 +22,7 @@ from bids_brainage.training import evaluate, evidence, measurement, muse, regres
 from bids_brainage.training.measurement import MeasurementError
 from tests.unit.test_training_roi import INDICES, at_2mm, people
 
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def design(seed: int, n: int = 40, k: int = 4) -> tuple[np.ndarray, np.ndarray]:

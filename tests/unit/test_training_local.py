@@ -79,7 +79,7 @@ def blocks_of(folder: Path, maps: np.ndarray, brain: np.ndarray, truth: np.ndarr
     return Blocks([person], brain, config, seed=0, truth=truth is not None)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(10, 90), seed=st.integers(0, 99), scans=st.integers(1, 3))
 def test_nobody_stands_in_two_parts_and_every_part_has_all_ages(n, seed, scans):
     rng = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def test_the_seed_changes_the_split_and_nine_people_are_too_few():
         split(all_scans[:9], 0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(n=st.integers(10, 45), seed=st.integers(0, 99))
 def test_everybody_is_judged_once_in_ten_folds(n, seed):
     all_scans = [scan(i, 20.0 + i) for i in range(n)]

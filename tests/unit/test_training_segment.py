@@ -108,7 +108,7 @@ def test_a_truncated_label_map_is_refused(folder, tmp_path):
         labelmaps.read_map(tmp_path / "cut.nii.gz")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), contrast=st.sampled_from([*synthetic.CONTRASTS]))
 def test_samples_are_scaled_finite_and_made_again_by_their_seed(heads, seed, contrast):
     sample = synthetic.synthesise(heads, [seed], crop=True, contrast=contrast)

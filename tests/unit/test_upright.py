@@ -35,7 +35,7 @@ def seen(turn, scale=1.0, only=None, scatter=0.0):
     return io.Volume(classes, AFFINE), io.Volume(right, AFFINE)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(pitch=ANGLES, roll=ANGLES, yaw=ANGLES, scale=st.floats(0.85, 1.15))
 def test_the_angle_of_a_head_is_that_of_its_structures(pitch, roll, yaw, scale):
     turn = Rotation.from_euler("xyz", [pitch, roll, yaw], degrees=True).as_matrix()

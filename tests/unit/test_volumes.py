@@ -81,7 +81,7 @@ def test_probabilities_of_the_atlas_sum_to_one_everywhere(atlas):
     assert look_up(atlas, np.array([[0, 300, 0]], np.float32))[0, 146] == pytest.approx(1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     arrays(np.float32, (30, 147), elements=st.floats(0, 1, width=32)),
     arrays(np.float32, (30, 18), elements=st.floats(0, 1, width=32)),

@@ -32,7 +32,7 @@ def test_the_bins_are_18_to_25_and_then_five_years_each():
     assert EDGES[-1] == 100
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(18, 99.9), st.floats(-30, 30)), min_size=1, max_size=20))
 def test_controls_of_a_bin_have_a_mean_corrected_gap_of_zero(people):
     fitted = fit_voxel_bins((age, np.array([gap, -gap])) for age, gap in people)

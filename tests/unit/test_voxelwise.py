@@ -13,7 +13,7 @@ from bids_brainage.stats import voxelwise
 from bids_brainage.stats.groups import cohen_d as one_d
 
 SEED = st.integers(0, 2**32 - 1)
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 
 
 def people(seed, n, voxels=4, offset=0.0):
@@ -49,7 +49,7 @@ def test_hedges_factor_makes_d_unbiased():
     assert d.mean() * voxelwise.hedges_factor(6) == pytest.approx(1, abs=0.01)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(SEED, st.integers(5, 10), st.integers(2, 4))
 def test_icc_is_pingouin_s(seed, n, k):
     rng = np.random.default_rng(seed)
