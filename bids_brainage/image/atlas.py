@@ -35,7 +35,7 @@ class Atlas(NamedTuple):
     intercept, slope : arrays of float32, (146,)
         Of log reference on log measured volume (mm^3): 145 regions, then the ICV.
     rims : array of float32, (2,)
-        How much stripped scans hold beside the brain (:func:`bids_brainage.image.volumes.rim`), growing.
+        How much stripped scans hold beside the brain (:func:`bids_brainage.image.brain.rim`), growing.
     stripped : array of float32, (2, 146)
         For each of these, log of what is measured in a head without skull on what is measured in the whole head.
     """

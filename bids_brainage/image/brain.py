@@ -6,6 +6,7 @@ doi:10.1016/j.media.2023.102789; Hoopes et al. 2022, SynthStrip, doi:10.1016/j.n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,8 @@ class Segmented(NamedTuple):
         ``already_stripped``, ``contrast_exchanged``.
     measures : mapping
         Of :mod:`bids_brainage.core.quality`.
+    brain_rim : float
+        Of a scan that came without skull, what it holds beside the network's own brain (:func:`rim`); else ``nan``.
     """
 
     t1w_ordered: Path
@@ -69,6 +72,7 @@ class Segmented(NamedTuple):
     posteriors_between: Path
     flags: tuple[str, ...]
     measures: Mapping[str, float]
+    brain_rim: float
 
 
 def segment(
@@ -133,6 +137,7 @@ def segment(
         io.save_probability(out / "posteriors_between.nii.gz", *between),
         tuple(name for name, raised in flags.items() if raised),
         measures,
+        rim(scan, own) if stripped else math.nan,
     )
 
 
@@ -157,7 +162,7 @@ def native_masks(probabilities: Sequence[Volume], scan: Volume, head: Volume) ->
     icv = masks.solid(io.mean_on(scan.grid, inside) > 0.5) | brain
     stripped = is_stripped(head, Volume(inside[0].data > 0.5, inside[0].affine))
     if stripped:
-        left = masks.solid(scan.data != io.background(scan.data))
+        left = masks.solid(io.occupied(scan.data))
         brain = left if masks.dice(brain, left) > ALL_BRAIN else brain & left
     elif (nothing := io.empty(scan, icv)).any():
         brain, icv = masks.solid(brain & ~nothing), masks.solid(icv & ~nothing)
@@ -190,6 +195,11 @@ def midplane(found: Found) -> NDArray[np.float64]:
     where = np.argwhere(brain) @ found.classes.affine[:3, :3].T + found.classes.affine[:3, 3]
     design = np.c_[where, np.ones(len(where))]
     return np.asarray(np.linalg.lstsq(design, 2 * found.right.data[brain].astype(np.float64) - 1, rcond=None)[0])
+
+
+def rim(scan: Volume, brain: masks.Mask) -> float:
+    """How much a stripped scan holds beside the brain: log of all of it on the brain; 0 where cut along it."""
+    return float(np.log(masks.fill_holes(io.occupied(scan.data)).sum() / max(brain.sum(), 1)))
 
 
 def is_stripped(head: Volume, icv: Volume) -> bool:

@@ -18,6 +18,7 @@ from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import atomic
 
 FloatArray = NDArray[np.floating]
+FAINT, TRACE = 0.02, 0.01
 
 
 class Grid(NamedTuple):
@@ -294,22 +295,36 @@ def background(data: NDArray) -> float:
 def empty(scan: Volume, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Where a mask reaches into parts of the scan that hold nothing: taken away, or beyond the field of view.
 
-    Voxels of exactly 0 or the air's value, in pieces that an opening by one voxel leaves; nothing where they are under
-    a hundredth of the mask, as single dark voxels are.
+    Voxels of exactly 0 or the air's value, in pieces that an opening by one voxel leaves and that reach the mask's
+    outside: what lies within, as ventricles that somebody's rescaling made 0, is tissue. Nothing where they are under a
+    hundredth of the mask, as single dark voxels are.
     """
     nothing = inside & ((scan.data == 0) | (scan.data == background(scan.data)))
     if nothing.sum() < 0.01 * inside.sum():
         return np.zeros_like(inside)
-    return np.asarray(ndimage.binary_propagation(ndimage.binary_opening(nothing), mask=nothing))
+    pieces, _ = ndimage.label(ndimage.binary_opening(nothing))
+    reaching = np.unique(pieces[ndimage.binary_dilation(~inside, border_value=1)])
+    kept = np.isin(pieces, reaching[reaching > 0])
+    return np.asarray(ndimage.binary_dilation(kept, iterations=2, mask=nothing)) if kept.any() else kept
+
+
+def occupied(data: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a stripped scan holds something: over 2 % of its bright voxels away from the air's value.
+
+    Interpolation by splines leaves traces of the brain far out in the air; they count as nothing.
+    """
+    away = np.abs(data - background(data))
+    return np.asarray(away > FAINT * np.percentile(away[::3, ::3, ::3], 99))
 
 
 def nonnegative(data: NDArray[np.float32]) -> NDArray[np.float32]:
     """Intensities with 0 as the darkest; returned as they are where under 1 % of the voxels are negative.
 
+    Traces of interpolation in the air, under 1 % of what is bright, are not counted.
     A scan that somebody standardised holds values about 0: it is shifted by the first percentile of its foreground,
     and voxels that hold exactly the background's value become 0.
     """
-    if (data < 0).mean() < 0.01:
+    if (data < 0).mean() < 0.01 or (data < -TRACE * np.percentile(np.abs(data[::3, ::3, ::3]), 99)).mean() < 0.01:
         return np.maximum(data, 0)
     empty = data == background(data)
     shifted = data - np.percentile(data[~empty], 1)

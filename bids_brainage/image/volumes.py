@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,7 @@ from bids_brainage.core.files import atomic, write_json
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up, read_atlas, template_points
 from bids_brainage.image.fusion import Head, fuse, fused_mask, gather, measured, spread, structure_prior
-from bids_brainage.image.io import Volume, background, read, resample, save, save_probability
-from bids_brainage.image.masks import Mask
+from bids_brainage.image.io import Volume, read, resample, save, save_probability
 from bids_brainage.image.template import DEFAULT
 
 
@@ -42,7 +42,7 @@ def volumes(
     template: str = DEFAULT,
     given_mask: Path | None = None,
     synthstrip: Path | None = None,
-    brain_flags: tuple[str, ...] = (),
+    brain_rim: float = math.nan,
 ) -> Volumes:
     """Measure the 145 MUSE regions and their composites, on the scale of DLMUSE on 2 mm scans.
 
@@ -63,8 +63,8 @@ def volumes(
         Space of the transform; where it is not the atlas's own, the two templates are registered.
     given_mask, synthstrip : Path, optional
         Where either is there, ``brain_mask`` came from it and stays as it is.
-    brain_flags : tuple of str
-        Where ``already_stripped`` is among them, volumes are brought to what the whole head would have shown.
+    brain_rim : float
+        Of a scan that came without skull: its volumes are brought to what the whole head would have shown.
 
     Returns
     -------
@@ -88,13 +88,12 @@ def volumes(
     likely = fuse(prior, structures, head.intensity, points)
     found = measured(likely, head)
     brain = read(brain_mask, np.uint8).data > 0
-    left = rim(head.native, brain)
     if given_mask is None and synthstrip is None:
         brain = fused_mask(likely, head, icv.grid, icv.data > 0)
     return Volumes(
         write_table(
             out / "muse_volumes.tsv",
-            calibrate(np.array([*found, head.skull]), chart, left if "already_stripped" in brain_flags else None),
+            calibrate(np.array([*found, head.skull]), chart, None if math.isnan(brain_rim) else brain_rim),
         ),
         save(out / "muse_dseg.nii.gz", region_labels(likely, head), head.native.affine),
         save(out / "brain_mask_fused.nii.gz", brain, icv.affine, np.uint8),
@@ -110,13 +109,8 @@ def region_labels(regions: NDArray[np.float32], head: Head) -> NDArray[np.uint8]
     return resample(Volume(labels.data.astype(np.uint8), labels.affine), head.native.grid, nearest=True)
 
 
-def rim(scan: Volume, brain: Mask) -> float:
-    """How much a stripped scan holds beside the brain: log of all of it on the brain; 0 where cut along it."""
-    return float(np.log((scan.data != background(scan.data)).sum() / max(brain.sum(), 1)))
-
-
 def stripped_at(rims: NDArray[np.float32], stripped: NDArray[np.float32], left: float) -> NDArray[np.float64]:
-    """What stripping adds to the log volumes, ``(146,)``, where :func:`rim` is ``left``: linear between an atlas's."""
+    """What stripping adds to the log volumes, ``(146,)``, where the rim is ``left``: linear between an atlas's."""
     share = np.interp(left, rims, [0, 1])
     return np.asarray((1 - share) * stripped[0] + share * stripped[1])
 
@@ -131,7 +125,7 @@ def calibrate(measured: NDArray[np.float64], atlas: Atlas, left: float | None = 
     atlas : Atlas
         Holds the intercepts :math:`a`, the slopes :math:`b` and the shifts :math:`s` of stripped scans.
     left : float, optional
-        :func:`rim` of a scan that came without skull; :math:`s` is 0 where it did not.
+        :func:`bids_brainage.image.brain.rim` of a scan that came without skull; :math:`s` is 0 where it did not.
     """
     added = 0 if left is None else stripped_at(atlas.rims, atlas.stripped, left)
     logarithm = np.log(np.maximum(measured, MINIMUM)) - added

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, template_points
+from bids_brainage.image.brain import rim
 from bids_brainage.image.io import Volume, read, save
 from bids_brainage.image.masks import Mask, dilate
-from bids_brainage.image.volumes import MINIMUM, rim, stripped_at
+from bids_brainage.image.volumes import MINIMUM, stripped_at
 from bids_brainage.training.agreement import Judged, raw_volumes
 from bids_brainage.training.heads import seen, through_stages
 
@@ -30,10 +31,8 @@ def stripped_copies(
     for margin in MARGINS:
         folder = work / (f"{name}_strip-{margin:g}" if margin else f"{name}_strip")
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "changed.nii.gz"
-        if not path.is_file():
-            copy = strip(read(t1w), read(brain, np.uint8).data > 0, margin)
-            save(path, copy.data.astype(np.float32), copy.affine)
+        copy = strip(read(t1w), read(brain, np.uint8).data > 0, margin)
+        path = save(folder / "changed.nii.gz", copy.data.astype(np.float32), copy.affine)
         made.append(through_stages(path, folder, segment_bundle=segment_bundle, threads=threads))
     return made
 
@@ -52,7 +51,7 @@ class Copies(NamedTuple):
     volumes : array, (heads, copies, 146)
         Regions and ICV, mm^3, not calibrated, each by the atlas that measured its whole head.
     rims : array, (heads, copies)
-        How much they hold beside the brain: :func:`bids_brainage.image.volumes.rim`.
+        How much they hold beside the brain: :func:`bids_brainage.image.brain.rim`.
     """
 
     volumes: NDArray[np.float64]

@@ -180,3 +180,28 @@ def test_a_grid_refines_another_where_each_voxel_is_divided(parts, zooms, angle)
     moved = affine.copy()
     moved[0, 3] += 0.1
     assert not io.refines(io.Grid((x, y, z), moved), coarse)
+
+
+def test_traces_of_interpolation_in_the_air_lift_nothing():
+    """A stripped scan that was resampled by splines rings into the air, a third of it below 0."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(0, 0.2, (30, 30, 30)).astype(np.float32)
+    data[8:22, 8:22, 8:22] = 100
+    assert np.array_equal(io.nonnegative(data), np.maximum(data, 0))
+    held = io.occupied(data)
+    assert held.sum() == 14**3
+    standardised = (data - data.mean()) / data.std()
+    assert io.nonnegative(standardised)[8:22, 8:22, 8:22].min() > 0
+
+
+def test_what_is_dark_within_is_no_part_that_was_taken_away():
+    """Ventricles that somebody's rescaling made 0 are tissue; a slab that was cut off is not."""
+    where = np.indices((40, 40, 40)) - 20
+    inside = np.linalg.norm(where, axis=0) < 17
+    ventricle = np.linalg.norm(where, axis=0) < 6
+    data = np.where(inside, 100.0, 0).astype(np.float32)
+    data[ventricle] = 0
+    data[..., 28:] = 0
+    nothing = io.empty(io.Volume(data, np.eye(4)), inside)
+    assert nothing[..., 28:].sum() == inside[..., 28:].sum()
+    assert not nothing[ventricle].any()

@@ -16,11 +16,12 @@ from bids_brainage.core.errors import BundleError
 from bids_brainage.core.files import read_json
 from bids_brainage.image import brain, muse
 from bids_brainage.image.atlas import look_up, read_atlas
+from bids_brainage.image.brain import rim
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.fusion import fuse, gather, measured, spread, structure_prior
 from bids_brainage.image.io import Volume, read, save, save_probability, shifted
 from bids_brainage.image.masks import dice, fill_holes
-from bids_brainage.image.volumes import calibrate, rim, stripped_at, volumes
+from bids_brainage.image.volumes import calibrate, stripped_at, volumes
 
 LEFT_VENTRICLE, RIGHT_VENTRICLE = 52, 51
 
@@ -171,15 +172,15 @@ def test_a_ventricle_grown_on_the_left_is_larger_on_the_left(lopsided, bundle, t
     assert (labels.data[ventricle] == LEFT_VENTRICLE).mean() > 0.9
 
 
-def test_the_flag_of_the_brain_reaches_the_volumes(lopsided, bundle, atlas, tmp_path):
+def test_what_a_stripped_scan_holds_reaches_the_volumes(lopsided, bundle, atlas, tmp_path):
     *head, _ = lopsided
     icv = []
-    for name, flags in (("whole", ()), ("stripped", ("already_stripped",))):
+    for name, left in (("whole", np.nan), ("stripped", 0.1)):
         (tmp_path / name).mkdir()
-        made = volumes(*head, atlas=bundle, out=tmp_path / name, brain_flags=flags)
+        made = volumes(*head, atlas=bundle, out=tmp_path / name, brain_rim=left)
         with made.muse_volumes.open(encoding="utf-8") as stream:
             icv.append({row["name"]: float(row["volume_mm3"]) for row in csv.DictReader(stream, delimiter="\t")}["ICV"])
-    shift = stripped_at(atlas.rims, atlas.stripped, rim(read(head[0]), read(head[1], np.uint8).data > 0))[145]
+    shift = stripped_at(atlas.rims, atlas.stripped, 0.1)[145]
     assert icv[1] / icv[0] == pytest.approx(np.exp(-atlas.slope[145] * shift), rel=1e-4)
 
 
