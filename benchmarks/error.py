@@ -77,11 +77,9 @@ def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) 
     name, t1w, _ = head
     folder = work / f"{name}_{change}"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "changed.nii.gz"
-    if not path.is_file():
-        brain = io.read(work / name / "brain_mask.nii.gz", np.uint8).data > 0
-        made = CHANGES[change].call(io.read(t1w), brain).volume
-        io.save(path, made.data.astype(np.float32), made.affine)
+    brain = io.read(work / name / "brain_mask.nii.gz", np.uint8).data > 0
+    made = CHANGES[change].call(io.read(t1w), brain).volume
+    path = io.save(folder / "changed.nii.gz", made.data.astype(np.float32), made.affine)
     return heads.through_stages(path, folder, segment_bundle=SEGMENT, threads=threads)
 
 

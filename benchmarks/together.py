@@ -48,7 +48,7 @@ def checked(root: Path, people: int) -> list[str]:
     """What is wrong with the results, a line each."""
     out = root / "out"
     found = [*faults(out), *(f"{p.relative_to(out)}: left over" for p in leftovers(out))]
-    found += [f"{p.name} is left in the work folder" for p in (root / "work" / "bids_brainage_wf").iterdir()]
+    found += [f"{p.name} is left in the work folder" for p in (root / "work").glob("*/bids_brainage_wf/*")]
     again = subprocess.run(app(root, "participant"), capture_output=True, text=True, check=False)
     found += [] if again.returncode == 0 and "; 0 to do" in again.stderr else [again.stderr]
     group = subprocess.run(app(root, "group"), capture_output=True, text=True, check=False)

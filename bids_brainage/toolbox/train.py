@@ -76,6 +76,7 @@ def _atlas(recipes: Any) -> None:
     recipe.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
     recipe.add_argument("--work", type=Path, metavar="DIR", help="keeps the stages' files (default: beside the bundle)")
     recipe.add_argument("--threads", type=int, default=1, metavar="N", help="of each stage; one gives the same bytes")
+    recipe.add_argument("--segment", type=Path, metavar="BUNDLE", help="the network (default: the one that ships)")
     recipe.set_defaults(run=run_atlas)
 
 
@@ -87,7 +88,7 @@ def run_atlas(args: argparse.Namespace) -> int:
 
     show_log()
     work = args.work or args.out.with_name(f"{args.out.name}-work")
-    segment = find("segment", [PACKAGED]).folder
+    segment = args.segment or find("segment", [PACKAGED]).folder
     heads = find_heads(args.data)
     return _report(atlas.build(heads, args.out, work=work, segment_bundle=segment, threads=args.threads))
 

@@ -36,10 +36,10 @@ def average(examples: Sequence[Example]) -> Atlas:
     stack = np.stack([columns.reshape(-1) for columns in every], axis=1)
     covered = (stack != 146).any(axis=1)
     stack = stack[covered]
-    counts = np.zeros((len(stack), 147), dtype=np.uint8)
+    counts = np.zeros((len(stack), 147), dtype=np.uint16)
     for columns in stack.T:
         counts[np.arange(len(stack)), columns] += 1
-    labels = np.argsort(-counts.astype(np.int16), axis=1, kind="stable")[:, :KEPT].astype(np.uint8)
+    labels = np.argsort(-counts.astype(np.int32), axis=1, kind="stable")[:, :KEPT].astype(np.uint8)
     share = np.take_along_axis(counts, labels, axis=1).astype(np.float32)
     share /= share.sum(axis=1, keepdims=True)
     rows = np.where(covered, np.cumsum(covered) - 1, -1).astype(np.int32).reshape(grid.shape)

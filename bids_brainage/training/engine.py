@@ -24,11 +24,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from bids_brainage.core.errors import UsageError
-from bids_brainage.core.files import atomic
+from bids_brainage.core.files import atomic, read_json, write_json
 from bids_brainage.image.network import has_bfloat16
 
 LOG = logging.getLogger("bids_brainage")
-LAST, BEST, CURVES = "last", "best", "curves.csv"
+LAST, BEST, CURVES, SETTINGS = "last", "best", "curves.csv", "settings.json"
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,24 @@ def run(
     )
 
 
+def same_run(folder: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Refuse to go on with the checkpoints of a run of other settings; note those of a new one.
+
+    Raises
+    ------
+    UsageError
+        Where the work folder holds such a run; ``what`` names what may differ.
+    """
+    path = folder / SETTINGS
+    if (folder / f"{LAST}.ckpt").is_file() and path.is_file() and read_json(path) != settings:
+        raise UsageError(
+            f"{folder}: holds a run with other {what}; give another --work, or remove its last.ckpt, best.ckpt and "
+            "curves.csv"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(settings))
+
+
 def _validate_the_end(
     trainer: Trainer, module: LightningModule, validation: DataLoader[Any], plan: Plan, best: ModelCheckpoint
 ) -> None:
@@ -253,10 +271,14 @@ def _validate_the_end(
     if rows and rows[-1]["step"] >= trainer.global_step:
         return
     found = trainer.validate(module, validation, verbose=False)[0]
-    trainer.save_checkpoint(plan.folder / f"{LAST}.ckpt")
     sign = -1 if plan.lower_is_better else 1
     if best.best_model_score is None or sign * found[plan.monitor] > sign * float(best.best_model_score):
-        trainer.save_checkpoint(plan.folder / f"{BEST}.ckpt")
+        path, score = str(plan.folder / f"{BEST}.ckpt"), torch.tensor(found[plan.monitor])
+        best.best_model_path = best.kth_best_model_path = path  # a later call holds its weights against these
+        best.best_model_score = best.kth_value = score
+        best.best_k_models = {path: score}
+        trainer.save_checkpoint(path)
+    trainer.save_checkpoint(plan.folder / f"{LAST}.ckpt")
 
 
 def _devices(device: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
-from bids_brainage.core.files import atomic, copy, sha256_of
+from bids_brainage.core.files import atomic, copy, sha256, sha256_of
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.locate import SHAPE, SPACING
 from bids_brainage.image.network import WEIGHTS, SegmentationNet, build
@@ -32,6 +33,7 @@ from bids_brainage.training.segmenter import (
     warm_start,
 )
 
+LOG = logging.getLogger("bids_brainage")
 HELD_BACK = 4
 FIGURE = "curves.png"
 NETWORK = {"classes": len(CLASSES), "channels": list(CHANNELS), "head": HEAD}
@@ -91,9 +93,31 @@ def fit(recipe: Recipe) -> Bundle:
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     started = _begin(network, recipe.start)
     train, held_back = maps[: -recipe.held_back], maps[-recipe.held_back :]
+    names = [path.name for path in held_back]
+    if started and (saw := sorted(trained_on(started["training"]) & set(names))):
+        started = {**started, "saw_held_back": saw}
+        LOG.warning("%s: was trained on %s, which validate here; the card says so", recipe.start, ", ".join(saw))
+    engine.same_run(
+        recipe.plan.folder,
+        {
+            "label_maps": {path.name: sha256(path) for path in maps},
+            "held_back": names,
+            "seed": recipe.plan.seed,
+            "batch": recipe.batch,
+            "tiny": recipe.tiny,
+            "start": started and started["bundle"],
+        },
+        "label maps, seed, batch or start",
+    )
     module = Segmenter(network, read_maps(train), read_maps(held_back), recipe.plan, batch=recipe.batch)
     outcome = engine.run(module, lambda first: steps_from(recipe.plan, first), validation_scans(), recipe.plan)
-    return write(recipe, outcome, [path.name for path in train], [path.name for path in held_back], started)
+    return write(recipe, outcome, [path.name for path in train], names, started)
+
+
+def trained_on(training: Mapping[str, Any]) -> set[str]:
+    """Names of the label maps that weights were trained on, those that they were started from included."""
+    before = training.get("started_from") or {}
+    return {*training.get("label_maps", ()), *(trained_on(before["training"]) if before else ())}
 
 
 def _begin(network: SegmentationNet, start: Path | None) -> Mapping[str, Any] | None:

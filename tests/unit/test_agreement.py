@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from bids_brainage import __version__
+from bids_brainage.core.bundle import load
 from bids_brainage.core.bundle import save as save_bundle
+from bids_brainage.core.errors import ScanError
+from bids_brainage.core.files import sha256, write_json
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
@@ -14,6 +18,7 @@ from bids_brainage.image.fusion import Head
 from bids_brainage.image.io import Volume
 from bids_brainage.image.template import DEFAULT, template
 from bids_brainage.image.volumes import stripped_at
+from bids_brainage.models.registry import PACKAGED
 from bids_brainage.training.agreement import (
     Judged,
     Measured,
@@ -25,7 +30,7 @@ from bids_brainage.training.agreement import (
     without_each,
 )
 from bids_brainage.training.atlas import describe, write
-from bids_brainage.training.heads import RESOLUTION, Example
+from bids_brainage.training.heads import FILES, RESOLUTION, Example, through_stages
 from bids_brainage.training.stripped import Copies, judge_stripped, shifts
 
 VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
@@ -213,3 +218,29 @@ def test_heads_that_are_alike_are_of_one_person(examples):
         changed = inside[int(share * len(inside)) :]
         partly.reshape(-1)[changed] = (partly.reshape(-1)[changed] + 7) % 145
         assert people([examples[0], examples[0]._replace(columns=partly)]).max() + 1 == persons
+
+
+def test_an_atlas_of_very_many_heads_counts_them_all(examples):
+    """Each head counts twice, by its mirror image."""
+    many, few = average([examples[0]] * 130), average([examples[0]])
+    assert np.allclose(look_up(many, examples[0].points), look_up(few, examples[0].points), atol=1e-6)
+
+
+def test_stages_of_another_network_or_scan_are_not_taken(tmp_path):
+    """Their files are there: only what they were made of tells."""
+    segment = PACKAGED / "segment"
+    scan = tmp_path / "sub-01_T1w.nii.gz"
+    scan.write_bytes(b"no image")
+    folder = tmp_path / "work"
+    for name, end in FILES.items():
+        path = folder / f"{name}{end}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"old")
+    with pytest.raises(ScanError):
+        through_stages(scan, folder, segment_bundle=segment)
+    mark = {"scan": sha256(scan), "segmentation": load(segment).digest, "seed": 0, "version": __version__}
+    write_json(folder / "made_of.json", mark)
+    assert through_stages(scan, folder, segment_bundle=segment)["brain_mask"].read_bytes() == b"old"
+    write_json(folder / "made_of.json", {**mark, "segmentation": "another"})
+    with pytest.raises(ScanError):
+        through_stages(scan, folder, segment_bundle=segment)

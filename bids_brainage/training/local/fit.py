@@ -21,7 +21,7 @@ from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import CARD, Bundle
 from bids_brainage.core.errors import BundleError, UsageError
-from bids_brainage.core.files import atomic, copy, read_json, sha256_of, write_json
+from bids_brainage.core.files import atomic, copy, read_json, sha256_of
 from bids_brainage.image.network import WEIGHTS, fill
 from bids_brainage.image.template import DEFAULT, template
 from bids_brainage.models.local import BINS, BRAIN, REFERENCE, RESIDUALS, brain_of, write_brain
@@ -40,7 +40,7 @@ from bids_brainage.training.local.recipe import Data, Recipe
 from bids_brainage.training.local.store import Blocks, Stored, Wholes, store
 
 LOG = logging.getLogger("bids_brainage")
-FIGURE, SETTINGS = "curves.png", "settings.json"
+FIGURE = "curves.png"
 ROUNDED = 4
 """People on whom the rounding of the weights is measured."""
 WIDE = (EDGES[0], *EDGES[2::2])
@@ -128,13 +128,7 @@ def _same_run(recipe: Recipe, data: Data) -> None:
         "seed": recipe.seed,
         "people": sha256_of({part: [person.maps.name for person in of] for part, of in data.parts.items()}),
     }
-    path = recipe.work / SETTINGS
-    if (recipe.work / f"{engine.LAST}.ckpt").is_file() and path.is_file() and read_json(path) != settings:
-        raise UsageError(
-            f"{recipe.work}: holds a run with other people, settings, label, fold or seed; "
-            "give another --work, or remove its last.ckpt, best.ckpt and curves.csv"
-        )
-    write_json(path, settings)
+    engine.same_run(recipe.work, settings, "people, settings, label, fold or seed")
 
 
 def _begin(network: LocalUNet, start: Path | None) -> Mapping[str, Any] | None:
