@@ -5,6 +5,7 @@ XGBoost belongs to the extra ``genmind``: :func:`xgboost` says what to install.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ RESAMPLES = 500
 MOST = 2000
 """People of each kind that a discriminator or an XGBoost model sees: more say no more and take long."""
 EVERYONE = "everyone"
+Tests = Sequence[tuple[People, NDArray[np.int_]]]
+"""Who trains, and the rows of those who are tested."""
 
 
 def xgboost() -> Any:
@@ -113,8 +116,13 @@ def _separability(x: Array, y: NDArray[np.int_], classifier: str, rng: np.random
     return of_folds(found, rng, RESAMPLES)
 
 
-def covariates(real: People, synthetic: People, rng: np.random.Generator) -> pd.DataFrame:
-    """Age and categories by XGBoost, trained on real or on synthetic people, tested on held-out real ones; five folds.
+def covariates(
+    real: People, synthetic: People, rng: np.random.Generator, held_out: People | None = None
+) -> pd.DataFrame:
+    """Age and categories by XGBoost, trained on real or on synthetic people, tested on real ones.
+
+    They are tested on ``held_out``, whom the generator did not see. Without these, on ``real`` in five folds: who
+    trains on real people then has not seen whom it is tested on, but the generator of the synthetic ones has.
 
     Returns
     -------
@@ -128,17 +136,19 @@ def covariates(real: People, synthetic: People, rng: np.random.Generator) -> pd.
     xgboost()
     seed = int(rng.integers(2**31))
     real = real.take(rng.permutation(len(real))[: 2 * MOST])
-    folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(real.age))
+    judged = real if held_out is None else held_out.take(rng.permutation(len(held_out))[: 2 * MOST])
+    everyone = np.arange(len(judged))
+    made = synthetic.take(rng.permutation(len(synthetic))[: 2 * MOST])
+    folds = KFold(FOLDS, shuffle=True, random_state=seed).split(real.age)
+    blind = [(real.take(train), test) for train, test in folds] if held_out is None else [(real, everyone)]
+    tests: dict[str, Tests] = {"real": blind, "synthetic": [(made, everyone)]}
     rows: list[tuple[Any, ...]] = []
-    for source in ("real", "synthetic"):
-        n = len(folds[0][0]) if source == "real" else min(len(synthetic), 2 * MOST)
-        made = synthetic.take(rng.permutation(len(synthetic))[:n])
+    for source, own in tests.items():
         for target in ("age", *real.categories):
-            if target != "age" and len(np.unique(real.categories[target])) < 2:
+            if target != "age" and len(np.unique(judged.categories[target])) < 2:
                 continue
-            measures = _age(real, made, folds, source, seed) if target == "age" else None
-            measures = measures or _category(real, made, folds, source, target, rng, seed)
-            rows += [(target, source, n, measure, *interval) for measure, interval in measures.items()]
+            measures = _age(judged, own, seed) if target == "age" else _category(judged, own, source, target, rng, seed)
+            rows += [(target, source, len(own[0][0]), measure, *interval) for measure, interval in measures.items()]
     return pd.DataFrame(rows, columns=["covariate", "trained_on", "n_train", "measure", "value", "low", "high"])
 
 
@@ -157,30 +167,28 @@ def boosted(kind: Literal["age", "category"], seed: int) -> Any:
     )  # fmt: skip
 
 
-def _age(real: People, made: People, folds: Any, source: str, seed: int) -> dict[str, Interval]:
-    predicted = np.empty(len(real))
-    for train, test in folds:
-        people = real.take(train) if source == "real" else made
+def _age(judged: People, tests: Tests, seed: int) -> dict[str, Interval]:
+    predicted = np.empty(len(judged))
+    for people, test in tests:
         model = boosted("age", seed).fit(_regions(people), people.age)
-        predicted[test] = model.predict(_regions(real.take(test)))
-    found = accuracy(real.age, predicted, np.arange(len(real)), resamples=RESAMPLES, seed=seed)
+        predicted[test] = model.predict(_regions(judged.take(test)))
+    found = accuracy(judged.age, predicted, np.arange(len(judged)), resamples=RESAMPLES, seed=seed)
     return {"MAE, years": found.mae, "r": found.r}
 
 
 def _category(
-    real: People, made: People, folds: Any, source: str, target: str, rng: np.random.Generator, seed: int
+    judged: People, tests: Tests, source: str, target: str, rng: np.random.Generator, seed: int
 ) -> dict[str, Interval]:
-    """All measures on the out-of-fold probabilities, whose scale is that of probabilities in every fold."""
-    names = np.unique(real.categories[target])
-    truth = np.searchsorted(names, real.categories[target])
-    probability = np.empty((len(real), len(names)))
-    for train, test in folds:
-        people = real.take(train) if source == "real" else made
+    """All measures on the probabilities of those tested, whose scale is that of probabilities in every fold."""
+    names = np.unique(judged.categories[target])
+    truth = np.searchsorted(names, judged.categories[target])
+    probability = np.empty((len(judged), len(names)))
+    for people, test in tests:
         codes = np.searchsorted(names, people.categories[target])
         if set(codes.tolist()) != set(range(len(names))):
             raise UsageError(f"{source} people lack a {target} that real people have; give some of {', '.join(names)}")
         model = boosted("category", seed).fit(_regions(people), codes)
-        probability[test] = model.predict_proba(_regions(real.take(test)))
+        probability[test] = model.predict_proba(_regions(judged.take(test)))
     value = _classified(truth, probability)
     draws = []
     for _ in range(RESAMPLES):

@@ -7,6 +7,7 @@ search. See :mod:`bids_brainage.cohort.density` for the kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class GenMIND:
         """Youngest and oldest person of a category, years."""
         made = self.densities[key]
         ages = made.centres[:, -1] * made.scale[-1] + made.mean[-1]
-        return float(ages.min().round(6)), float(ages.max().round(6))
+        return math.floor(ages.min() * 1e6) / 1e6, math.ceil(ages.max() * 1e6) / 1e6
 
     def why_not(self, ages: ArrayLike, categories: Mapping[str, Any], icv: ArrayLike | None = None) -> list[str]:
         """Why there can be nobody like these people, or empty: a reason for each."""

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bids_brainage.bids.tables import is_missing
 from bids_brainage.cohort.gam import Spline, fit_penalised
 from bids_brainage.cohort.people import People
 from bids_brainage.core.errors import UsageError
@@ -253,14 +254,15 @@ def _comparable(study: People, sites: NDArray[np.str_], reference: People) -> No
     if not len(study) or not len(reference):
         raise UsageError("there are no controls or no reference people; give both")
     _complete(study, sites)
-    _complete(reference, np.full(len(reference), ""))
+    _complete(reference)
 
 
-def _complete(people: People, sites: NDArray[np.str_]) -> None:
-    """Refuse people without a site, age, sex or volume."""
-    if sites.shape != (len(people),):
+def _complete(people: People, sites: NDArray[np.str_] | None = None) -> None:
+    """Refuse people without an age, sex or volume, or, where sites are given, without one."""
+    if sites is not None and sites.shape != (len(people),):
         raise UsageError(f"{sites.size} sites for {len(people)} people; give one a person")
     there: Mapping[str, NDArray[np.bool_]] = {
+        "site": np.array([sites is None or not is_missing(name) for name in (people.who if sites is None else sites)]),
         "age": np.isfinite(people.age),
         "sex of F or M": np.isin(np.asarray(people.categories["sex"]), ["F", "M"]),
         "volume of each region": np.asarray(np.isfinite(people.volumes).all(axis=1)),

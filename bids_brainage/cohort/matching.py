@@ -124,7 +124,7 @@ def against(volumes: Array, own: Array) -> tuple[Array, Array]:
     mean = own.mean(axis=1)
     sd = np.sqrt(np.einsum("nkr,nkr->nr", own, own) / k - mean**2) * np.sqrt(k / (k - 1))
     t = (volumes - mean) / (sd * np.sqrt(1 + 1 / k))
-    z = -np.sign(t) * ndtri(stdtr(k - 1, -np.abs(t)))
+    z = -np.sign(t) * ndtri(np.maximum(stdtr(k - 1, -np.abs(t)), np.finfo(float).tiny))  # 37.5 SD at most
     centile = 100 * ((own < volumes[:, None]).sum(axis=1) + 0.5) / (k + 1)
     return np.asarray(z), np.asarray(centile)
 

@@ -160,7 +160,7 @@ def write(path: Path, people: People, *, names: Names = "muse", about: Mapping[s
                 ) from None
         else:
             frame.to_csv(temporary, sep="," if path.suffix == ".csv" else "\t", index=False, na_rep="n/a")
-    write_json(path.with_suffix(".json"), {**about, "Units": {"age": "years", "volumes": "mm^3"}})
+    write_json(path.with_suffix(".json"), {"Units": {"age": "years", "volumes": "mm^3"}, **about})
     return path
 
 

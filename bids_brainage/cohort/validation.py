@@ -84,8 +84,9 @@ def validate(
         },
         "AgeTrends": records(structure.age_trends(real, synthetic)),
         "Manifold": {"synthetic": _plain(made), "other_half_of_real": _plain(expected)},
-        "Covariates": records(fidelity.covariates(real, synthetic, rng)),
-        "Augmentation": _augmentations(real, synthetic, patients, rng, splits),
+        "Covariates": records(fidelity.covariates(real, synthetic, rng, held_out)),
+        "GeneratorSawTheTested": held_out is None,
+        "Augmentation": _augmentations(real, synthetic, patients, held_out, rng, splits),
         "Gap": _gap(real, synthetic, patients, rng),
         "Privacy": _privacy(real, synthetic, held_out, refit, rng),
     }
@@ -115,20 +116,30 @@ def _described(people: People) -> dict[str, Any]:
 
 
 def _augmentations(
-    real: People, synthetic: People, patients: Patients | None, rng: np.random.Generator, splits: int
+    real: People,
+    synthetic: People,
+    patients: Patients | None,
+    held_out: People | None,
+    rng: np.random.Generator,
+    splits: int,
 ) -> dict[str, Any]:
-    """Controls of the patients' own table where there are enough; else the real people, another source."""
+    """Controls of the patients' own table where there are enough; else, of another source, real people.
+
+    These are those whom the generator did not see, where such are given and enough.
+    """
     if patients is None:
         return {}
     healthy = patients.diagnosis == patients.control
     own = int(healthy.sum()) >= uses.FEWEST
-    controls = patients.people.take(healthy) if own else real
+    unseen = held_out is not None and len(held_out) >= uses.FEWEST
+    others, name_of_others = (held_out, "held-out people") if held_out is not None and unseen else (real, "real people")
+    controls = patients.people.take(healthy) if own else others
     found = {}
     for name in sorted(set(patients.diagnosis.tolist()) - {patients.control}):
         ill = patients.people.take(patients.diagnosis == name)
         if len(ill) >= uses.FEWEST:
             found[f"{patients.control} vs {name}"] = records(uses.augmentation(controls, synthetic, ill, rng, splits))
-    return {"controls": "patients' table" if own else "real people", "splits": splits, "contrasts": found}
+    return {"controls": "patients' table" if own else name_of_others, "splits": splits, "contrasts": found}
 
 
 def _gap(real: People, synthetic: People, patients: Patients | None, rng: np.random.Generator) -> Mapping[str, Any]:

@@ -45,7 +45,11 @@ def render(summary: Mapping[str, Any]) -> str:
         Section(
             "together", "Together", parts.together(summary, [_discrimination_plot(summary)], _pairs(summary, names))
         ),
-        Section("covariates", "Age and categories", parts.covariates(summary["Covariates"])),
+        Section(
+            "covariates",
+            "Age and categories",
+            parts.covariates(summary["Covariates"], summary["GeneratorSawTheTested"]),
+        ),
     ]
     if summary["Augmentation"] or summary["Gap"]:
         plots = _augmentation_plots(summary["Augmentation"])
@@ -69,8 +73,15 @@ def banners(summary: Mapping[str, Any]) -> list[Banner]:
     if summary["NegativeVolumes"]:
         n = summary["PeopleWithNegativeVolumes"]
         made.append(Banner(f"{n:,} synthetic people have a negative volume: no brain has one.", bad=True))
-    if summary["Augmentation"].get("controls") == "real people":
+    if summary["GeneratorSawTheTested"]:
+        text = (
+            "Age and categories are tested on people whom the generator may have seen: what is trained on synthetic "
+            "people then looks better than it is. Give people whom it did not see by --held-out."
+        )
+        made.append(Banner(text))
+    if summary["Augmentation"].get("controls", "patients' table") != "patients' table":
         text = "Patients and controls of the classifiers come from different tables: an AUC may tell the source."
+        text += " The generator may have seen these controls." if summary["GeneratorSawTheTested"] else ""
         made.append(Banner(text))
     return made
 

@@ -82,7 +82,7 @@ def people(n: int, seed: int) -> list[Person]:
 def visits(
     persons: Sequence[Person], seed: int, ages: tuple[float, float] = AGE_RANGE, sites: Sequence[str] = ()
 ) -> list[Visit]:
-    """Their scans, ages evenly over a range, sites in turn.
+    """Their scans, ages evenly over a range, sites in turn: a woman and a man each.
 
     The first person comes twice, two years apart; the second has two runs in one session.
     """
@@ -92,7 +92,7 @@ def visits(
     found = []
     for i, (person, age) in enumerate(zip(persons, np.round(years + rng.uniform(-1, 1, n), 1), strict=True)):
         seeds = [int(s) for s in rng.integers(0, 2**31, 2)]
-        first = Visit(person, float(age), seeds[0], site=sites[i % len(sites)] if sites else "")
+        first = Visit(person, float(age), seeds[0], site=sites[i // 2 % len(sites)] if sites else "")
         if i == 0:
             later = round(float(age) + 2.0, 1)
             found += [replace(first, session="1"), replace(first, age=later, seed=seeds[1], session="2")]
@@ -206,10 +206,14 @@ def write_scans(
 def based(
     scans: Sequence[Visit], bases: Sequence[Anatomy], spacing: int | None = None
 ) -> dict[str, tuple[Anatomy, aging.Fractions]]:
-    """Base anatomy of each person, in turn, and its shares in cells of ``spacing`` mm (3, or 4 for a coarse base)."""
+    """Base anatomy of each person, and its shares in cells of ``spacing`` mm (3, or 4 for a coarse base).
+
+    Each base is had equally often, in an order that has nothing to do with sex, age or site.
+    """
     pairs = [(base, aging.fractions(base, spacing or (3 if base.step == 1 else 4))) for base in bases]
-    labels = dict.fromkeys(v.person.label for v in scans)
-    return {label: pairs[i % len(pairs)] for i, label in enumerate(labels)}
+    labels = list(dict.fromkeys(v.person.label for v in scans))
+    drawn = np.random.default_rng((scans[0].person.seed, len(pairs))).permutation(len(labels))
+    return {label: pairs[int(i) % len(pairs)] for label, i in zip(labels, drawn, strict=True)}
 
 
 def write_maps(

@@ -7,7 +7,7 @@ Nothing here holds all people in memory: :func:`moments`, :class:`LeastSquares` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,10 @@ Array = NDArray[np.float64]
 BATCH = 128
 TIES = 1e-5
 ROUNDING = 1e-24
+BEYOND = 1e4
+"""A t from which on rounding would break ties: all such count as alike."""
+EXACT = 64
+"""Up to so many people are permuted in float64: there, orders that give the same t are frequent, and must count."""
 
 
 class Moments(NamedTuple):
@@ -225,34 +229,43 @@ def max_statistic(
     """
     basis = np.linalg.qr(np.asarray(nuisance, float))[0]
     unit = np.asarray(tested, float) - basis @ (basis.T @ np.asarray(tested, float))
-    weights = np.vstack([unit / np.linalg.norm(unit), basis.T]).astype(np.float32)
-    n, rng = len(unit), np.random.default_rng(seed)
+    n = len(unit)
+    kind = np.float64 if n <= EXACT else np.float32
+    weights = np.vstack([unit / np.linalg.norm(unit), basis.T]).astype(kind)
+    rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(permutations))])
     largest = np.zeros(len(orders))
     for chunk in chunks:
-        residual = _residual(np.asarray(chunk, float), basis)
+        residual = _residual(np.asarray(chunk, float), basis).astype(kind)
         for start in range(0, len(orders), BATCH):
             own = slice(start, start + BATCH)
             largest[own] = np.maximum(largest[own], _largest(residual, weights, orders[own]))
     return largest
 
 
-def _residual(values: Array, basis: Array) -> NDArray[np.float32]:
+def _residual(values: Array, basis: Array) -> Array:
     """What the nuisance leaves of each voxel; 0 where a voxel does not vary, so that rounding is no finding."""
     varies = np.ptp(values, axis=0) > 1e-6 * np.abs(values).max(axis=0)
     centred = values - values.mean(axis=0)
-    return ((centred - basis @ (basis.T @ centred)) * varies).astype(np.float32)
+    return np.asarray((centred - basis @ (basis.T @ centred)) * varies)
 
 
-def _largest(residual: NDArray[np.float32], weights: NDArray[np.float32], orders: NDArray[np.int64]) -> Array:
+def _largest(residual: NDArray[Any], weights: NDArray[Any], orders: NDArray[np.int64]) -> Array:
     """Largest |t| of each permutation over the voxels of residuals, shape (permutations,)."""
     n, columns = residual.shape[0], len(weights)
     projected = (weights[:, orders].transpose(1, 0, 2).reshape(-1, n) @ residual).reshape(len(orders), columns, -1)
     total = np.einsum("ij,ij->j", residual, residual)
     projected *= projected
-    rest = np.maximum(total - projected.sum(axis=1), 1e-6 * total)
+    rest = np.maximum(total - projected.sum(axis=1), 10 * np.finfo(residual.dtype).eps * total)
     squared = np.divide(projected[:, 0], rest, out=np.zeros_like(rest), where=rest > 0)
     return np.sqrt(squared.max(axis=1).astype(float) * (n - columns))
+
+
+def threshold(largest: ArrayLike, alpha: float) -> float:
+    """The least t whose :func:`corrected_p` is at most ``alpha``, among those of the permutations; infinite if none."""
+    ordered = np.sort(np.asarray(largest, float))
+    most = int(alpha * len(ordered))
+    return float(ordered[len(ordered) - most]) if most else np.inf
 
 
 def corrected_p(t: ArrayLike, largest: ArrayLike) -> Array:
@@ -260,7 +273,7 @@ def corrected_p(t: ArrayLike, largest: ArrayLike) -> Array:
 
     The data as they are count as one permutation, so that no p is 0 (Phipson & Smyth 2010). ``nan`` where t is.
     """
-    ordered = np.sort(np.asarray(largest, float)) * (1 + TIES)
-    size = np.abs(np.asarray(t, float))
+    ordered = np.minimum(np.sort(np.asarray(largest, float)), BEYOND) * (1 + TIES)
+    size = np.minimum(np.abs(np.asarray(t, float)), BEYOND)
     reached = len(ordered) - np.searchsorted(ordered, size, side="left")
     return np.where(np.isnan(size), np.nan, np.maximum(reached, 1) / len(ordered))

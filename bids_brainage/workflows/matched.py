@@ -18,7 +18,7 @@ from bids_brainage.cohort.tables import complete_people
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age
 from bids_brainage.workflows.maps import Unit
-from bids_brainage.workflows.people import used_scans
+from bids_brainage.workflows.people import numbered, used_scans
 from bids_brainage.workflows.regions import VOLUMES_TSV, volumes_of
 from bids_brainage.workflows.summary import group_label
 
@@ -165,7 +165,8 @@ def _sessions(
     age = people["age"].to_numpy(dtype=float)
     who, session = (people[name].to_numpy(dtype=object) for name in ("participant_id", "session_id"))
     found: dict[str, dict[str, Unit]] = {name: {} for name in who}
-    for index in np.lexsort((np.arange(n), ~grouped, np.isnan(age))).tolist():
+    named = np.array([numbered(str(name)) for name in session])
+    for index in np.lexsort((np.arange(n), named, age, ~grouped, np.isnan(age))).tolist():
         if index in of_row:
             unit = Unit(index, who[index], session[index], float(age[index]), tuple(of_row[index]))
             found[unit.participant].setdefault(unit.session, unit)

@@ -213,7 +213,7 @@ def _described(
         "Permutations": PERMUTATIONS,
         "ThresholdT": {
             "Bonferroni": number(float(student.isf(ALPHA / max(n, 1) / 2, dof))),
-            "Permutation": number(float(np.quantile(largest, 1 - ALPHA, method="higher"))),
+            "Permutation": number(stats.threshold(largest, ALPHA)),
         },
         "SignificantVoxels": {
             "Bonferroni": int((test.p[known] * n <= ALPHA).sum()),

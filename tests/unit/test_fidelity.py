@@ -298,3 +298,36 @@ def test_bad_tables_are_one_line(
     assert message in told
     assert told.count("\n") == 1
     assert not out.exists()
+
+
+def test_copies_of_the_tested_gain_nothing_where_others_are_tested() -> None:
+    """Volumes that know nothing of age: only who has seen the very people can tell it."""
+    rng = np.random.default_rng(0)
+
+    def noise(n: int) -> People:
+        made_up = People(tuple(map(str, range(n))), rng.uniform(40, 85, n), {"sex": rng.choice(["F", "M"], n)}, INDICES,
+                         np.exp(8 + 0.1 * rng.standard_normal((n, len(INDICES)))))  # fmt: skip
+        return made_up
+
+    seen, unseen = noise(150), noise(150)
+
+    def error(held_out: People | None) -> float:
+        rows = fidelity.covariates(seen, seen, np.random.default_rng(1), held_out)
+        return float(rows.query("trained_on == 'synthetic' and measure == 'MAE, years'")["value"].iloc[0])
+
+    assert error(None) < 6
+    assert error(unseen) > 10
+
+
+def test_people_without_a_diagnosis_are_no_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from types import SimpleNamespace
+
+    from bids_brainage.toolbox.genmind.validate import _patients
+
+    people, cells = made(6), np.array(["CN", "n/a", "AD", "", "CN", "AD"])
+    table = SimpleNamespace(path=tmp_path / "p.tsv", column=lambda _: cells, numbers=lambda _: np.arange(6.0))
+    found = _patients(table, people, SimpleNamespace(score="MMSE", control="CN"))
+    assert found.diagnosis.tolist() == ["CN", "AD", "CN", "AD"]
+    assert found.score.tolist() == [0, 2, 4, 5]
+    assert len(found.people) == 4
+    assert "2 people have no diagnosis" in capsys.readouterr().out

@@ -180,3 +180,18 @@ def test_few_controls_and_other_regions_are_refused():
 def test_default_bandwidths_are_those_of_the_paper():
     assert density.BANDWIDTHS[0] == 0.5
     assert density.BANDWIDTHS[-1] == 1.0
+
+
+def test_nobody_of_those_it_was_fitted_on_is_outside_its_ages():
+    """Ages that come from dates have many digits."""
+    people = cohort()
+    people = People(people.who, people.age + np.pi / 1e7, people.categories, people.indices, people.volumes)
+    made = genmind.fit(people, by=("sex",), bandwidths=[0.7]).model
+    assert set(made.why_not(people.age, people.categories)) == {""}
+
+
+def test_a_volume_that_is_far_beyond_all_controls_has_a_finite_score():
+    own = np.random.default_rng(0).normal(80, 8, (1, 5000, 1))
+    z, centile = matching.against(np.array([[4700.0]]), own)
+    assert 30 < z[0, 0] < 40
+    assert centile[0, 0] > 99

@@ -188,3 +188,13 @@ def test_parquet_is_read_and_written(tmp_path):
     read, written = pd.read_parquet(tmp_path / "drawn.parquet"), pd.read_csv(tmp_path / "drawn.tsv", sep="\t")
     assert list(read.columns) == list(written.columns)
     np.testing.assert_allclose(read["MUSE_47"], written["MUSE_47"], atol=1e-3)
+
+
+def test_scores_say_what_they_are_in(tmp_path):
+    assert fit(tmp_path, table(), "--bandwidths", "0.7") == 0
+    people = write(tmp_path, table(6, seed=1, low=55, high=65), "people.tsv")
+    words = ["genmind", "match", str(tmp_path / "model"), str(people), "--k", "20"]
+    assert main([*words, "--out", str(tmp_path / "matched")]) == 0
+    for name, unit in (("z", "SD"), ("centile", "percent")):
+        said = json.loads((tmp_path / "matched" / f"{name}.json").read_text())
+        assert said["Units"] == {"age": "years", f"{name} of a volume": unit}

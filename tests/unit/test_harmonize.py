@@ -190,3 +190,12 @@ def test_a_damaged_bundle_is_refused(tmp_path):
     (tmp_path / "moved" / "model.json").write_text(json.dumps(card | {"architecture": "roi"}))
     with pytest.raises(BundleError, match="is a bundle of 'roi'"):
         store.load(tmp_path / "moved")
+
+
+@pytest.mark.parametrize("unknown", ["n/a", ""])
+def test_people_without_a_site_are_refused(unknown):
+    """Of different scanners, they would be shifted as if of one."""
+    site = SITE.astype(object)
+    site[40] = unknown
+    with pytest.raises(UsageError, match="has no site"):
+        harmonize.fit(STUDY, site.astype(str), REFERENCE)

@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -245,3 +246,20 @@ def test_command_at_full_detail(tmp_path, capsys) -> None:
     ventricles = truth["volume_mm3"].xs("left_lateral_ventricle", level="name")
     assert ventricles["ses-2"] > ventricles["ses-1"] > 2000
     assert len(list(out.glob("sub-01/ses-*/anat/*_T1w.nii.gz"))) == 2
+
+
+@pytest.mark.parametrize("sites", [("a", "b"), ("a", "b", "c", "d"), ("a", "b", "c")])
+def test_each_site_has_women_and_men(sites):
+    scans = cohort.visits(cohort.people(48, 0), 0, sites=sites)
+    assert {(v.site, v.person.sex) for v in scans} == {(site, sex) for site in sites for sex in "FM"}
+
+
+def test_each_base_has_women_and_men_of_each_site(monkeypatch):
+    monkeypatch.setattr(cohort.aging, "fractions", lambda base, spacing: None)
+    scans = cohort.visits(cohort.people(96, 0), 0, sites=("a", "b"))
+    bases = [SimpleNamespace(step=1, name=name) for name in "xy"]
+    found = cohort.based(scans, bases)
+    met = {(v.site, v.person.sex, found[v.person.label][0].name) for v in scans}
+    assert len(met) == 8
+    counts = [sum(base.name == name for base, _ in found.values()) for name in "xy"]
+    assert counts == [48, 48]

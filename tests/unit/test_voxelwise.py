@@ -163,3 +163,27 @@ def test_no_person_is_refused():
         voxelwise.moments([])
     with pytest.raises(ValueError, match="two people"):
         voxelwise.welch(voxelwise.moments([np.ones(2)]), voxelwise.moments([np.ones(2)]))
+
+
+@pytest.mark.parametrize(("n", "least"), [(3, 2 / 20), (4, 2 / 70)])
+def test_no_p_is_below_what_the_orders_of_few_people_can_give(n, least):
+    """Whatever the effect, the same split of people and its mirror image must be counted each time they are drawn."""
+    group = np.repeat([1.0, 0.0], n)
+    for seed in range(4):
+        values = 60 + np.random.default_rng(seed).normal(0, 1, (2 * n, 2000))
+        values[:n, 0] = 1000 + 1e-3 * values[:n, 0]
+        values[n:, 0] *= 1e-3
+        largest = voxelwise.max_statistic([values], group, np.ones((2 * n, 1)), permutations=1000, seed=seed)
+        model = voxelwise.LeastSquares(2, 2000)
+        for row, person in zip(group, values, strict=True):
+            model.add([1.0, row], person)
+        found = np.nanmin(voxelwise.corrected_p(model.test([0.0, 1.0])[1].t, largest))
+        assert found > 0.6 * least
+
+
+def test_the_threshold_is_where_the_corrected_p_is_alpha():
+    largest = np.random.default_rng(0).permutation(np.linspace(2, 6, 1001))
+    found = voxelwise.threshold(largest, 0.05)
+    assert voxelwise.corrected_p(found, largest) == pytest.approx(50 / 1001)
+    assert voxelwise.corrected_p(found - 0.005, largest) > 0.05
+    assert voxelwise.threshold(largest[:10], 0.05) == np.inf

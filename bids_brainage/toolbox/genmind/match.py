@@ -74,7 +74,11 @@ def write(out: Path, people: People, found: Scores, lost: dict[str, str], rows: 
     from bids_brainage.reports.cohort import love_plot
 
     for name, values, unit in (("z", found.z, "SD"), ("centile", found.centile, "percent")):
-        about = {"Model": model, "Values": f"{name} of each volume among the person's own matched controls, {unit}"}
+        about = {
+            "Model": model,
+            "Values": f"{name} of each volume among the person's own matched controls, {unit}",
+            "Units": {"age": "years", f"{name} of a volume": unit},
+        }
         tables.write(out / f"{name}.tsv", replace(people, volumes=values, icv=None), about=about)
     names = ("covariate", "people", "before", "after", "smd_before", "smd_after")
     write_tsv(out / "balance.tsv", [row._asdict() for row in rows], names)

@@ -76,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _patients(table: Read, people: People, args: argparse.Namespace) -> Patients:
+    import numpy as np
+
+    from bids_brainage.bids.tables import is_missing
     from bids_brainage.cohort.alike import DIAGNOSIS
     from bids_brainage.cohort.validation import Patients
 
@@ -83,4 +86,9 @@ def _patients(table: Read, people: People, args: argparse.Namespace) -> Patients
     if diagnosis is None:
         raise UsageError(f"{table.path}: has no column diagnosis; add one")
     score = table.numbers(args.score) if args.score else None
-    return Patients(people, diagnosis, args.control, score, args.score or "")
+    known = np.array([not is_missing(cell.strip()) for cell in diagnosis.tolist()])
+    if not known.all():
+        print(f"{table.path}: {int((~known).sum())} people have no diagnosis and are left out")
+    return Patients(
+        people.take(known), diagnosis[known], args.control, None if score is None else score[known], args.score or ""
+    )
