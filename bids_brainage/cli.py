@@ -42,6 +42,8 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"{flag_name(name)} {value}: must be at least 1")
+    if options.random_seed < 0:
+        raise UsageError(f"--random-seed {options.random_seed}: must be at least 0")
     for name in ("bids_filter_file", "phenotype", "atlas", "plugin_file"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
@@ -97,7 +99,7 @@ def prepare_environment(options: Options) -> None:
 def models_home() -> Path | None:
     """Where installed bundles lie, from ``BIDS_BRAINAGE_HOME``."""
     home = os.environ.get("BIDS_BRAINAGE_HOME")
-    return Path(home) if home else None
+    return Path(home).resolve() if home else None
 
 
 def cache_dir() -> Path:
@@ -125,6 +127,8 @@ def run(options: Options) -> int:
         from bids_brainage.workflows.local import AtlasChoice
         from bids_brainage.workflows.matched import GenmindChoice
 
+        if options.bids_filter_file:
+            LOG.warning("--bids-filter-file: chooses scans at the participant level; here every result counts")
         places = search_path(options.models_dir, models_home())
         result = run_group(
             options.out_dir,
@@ -133,6 +137,7 @@ def run(options: Options) -> int:
             controls=options.controls,
             seed=options.random_seed,
             participant_label=options.participant_label,
+            session_label=options.session_label,
             atlas=AtlasChoice(options.atlas, options.atlas_space, cache_dir())
             if options.atlas and options.atlas_space
             else None,
@@ -175,7 +180,8 @@ def _terminated(*_: object) -> None:
 
 def resolved(options: Options) -> Options:
     """Fill in what depends on the machine: processes, threads, absolute folders."""
-    nprocs = options.nprocs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    nprocs = options.nprocs or cores or 1
     return dataclasses.replace(
         options,
         nprocs=nprocs,
@@ -183,6 +189,7 @@ def resolved(options: Options) -> Options:
         bids_dir=options.bids_dir.resolve(),
         out_dir=options.out_dir.resolve(),
         work_dir=options.work_dir.resolve() if options.work_dir else None,
+        models_dir=options.models_dir.resolve() if options.models_dir else None,
     )
 
 

@@ -190,7 +190,7 @@ def parser(prog: str, version: str) -> argparse.ArgumentParser:
         else:
             how |= {"choices": choices} if choices else {"metavar": f.metadata["metavar"]}
             how |= {"nargs": "?", "const": f.metadata["bare"]} if f.metadata["bare"] else {}
-            how |= {"nargs": "+"} if several else {}
+            how |= {"nargs": "+", "action": "extend"} if several else {}
             group.add_argument(*names, type=value, **how)
     made.add_argument("--version", action="version", version=f"{prog} {version}")
     return made

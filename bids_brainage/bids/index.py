@@ -19,6 +19,7 @@ SUFFIX = "T1w"
 EXTENSIONS = (".nii.gz", ".nii")
 DATABASE = "layout_index.sqlite"
 FOLDER = "bids-brainage"
+NOWHERE = "is a link to nowhere; get its content"
 ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 
 
@@ -90,19 +91,37 @@ def folders(root: Path) -> Folders:
     return Folders(subjects, dangling)
 
 
-def sessions_in(folder: Path) -> tuple[str, ...]:
-    """Session labels of a participant, sorted; none where its folder cannot be listed (:func:`unlistable` tells)."""
+class Sessions(NamedTuple):
+    """Session labels of a participant, sorted; and folders of sessions and images that are links to nowhere."""
+
+    labels: tuple[str, ...]
+    lost: tuple[Path, ...]
+
+    def lost_of(self, chosen: Collection[str]) -> list[Path]:
+        """Links to nowhere of the chosen sessions; of all where none is chosen."""
+        folders = {f"ses-{session}" for session in chosen}
+        return [path for path in self.lost if not folders or folders & set(path.parts)]
+
+
+def sessions_in(folder: Path) -> Sessions:
+    """Sessions of a participant; none where its folder cannot be listed (:func:`unlistable` tells)."""
     try:
-        return tuple(
-            sorted(e.name.removeprefix("ses-") for e in _entries(folder) if e.name.startswith("ses-") and e.is_dir())
-        )
+        entries = sorted(_entries(folder), key=lambda e: e.name)
     except OSError:
-        return ()
+        return Sessions((), ())
+    sessions = [e for e in entries if e.name.startswith("ses-")]
+    there = [e for e in sessions if e.is_dir()]
+    links = [Path(e) for e in entries if (e in sessions or e.name == "anat") and e.is_symlink()]
+    links += [Path(e) / "anat" for e in there]
+    lost = tuple(path for path in links if path.is_symlink() and not path.exists())
+    return Sessions(tuple(e.name.removeprefix("ses-") for e in there), lost)
 
 
 def unlistable(folder: Path) -> str:
     """Why a participant's folder, or one with images in it, cannot be listed; empty where all can."""
     try:
+        for path in sessions_in(folder).lost:
+            return f"{path} {NOWHERE}"
         for _ in _listed(
             folder, tuple(e.name.removeprefix("ses-") for e in _entries(folder) if e.name.startswith("ses-"))
         ):

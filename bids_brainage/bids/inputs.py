@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 from bids_brainage.bids import reuse
 from bids_brainage.bids.ages import Register
 from bids_brainage.bids.filters import Filter, read_filter
-from bids_brainage.bids.index import Folders, folders, parse_name, sessions_in, t1w_files, unlistable
+from bids_brainage.bids.index import (
+    NOWHERE,
+    Folders,
+    folders,
+    parse_name,
+    sessions_in,
+    t1w_files,
+    unlistable,
+)
 from bids_brainage.bids.tables import ANNEX_POINTER, NO_CONTENT
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import read_json
@@ -87,7 +95,8 @@ def find_scans(
     kind = check_dataset(root)
     there = folders(root)
     subjects = _subjects(root, there, participant_label)
-    sessions = {subject: sessions_in(root / f"sub-{subject}") for subject in subjects}
+    looked = {subject: sessions_in(root / f"sub-{subject}") for subject in subjects}
+    sessions = {subject: found.labels for subject, found in looked.items()}
     wanted = _sessions(root, sessions, session_label)
     choice = _Choice(root, frozenset(subjects), wanted, read_filter(bids_filter))
     images, skipped, broken = _sort(root, t1w_files(root, sessions, database_dir, chosen=bool(participant_label)))
@@ -97,8 +106,10 @@ def find_scans(
     kept = [image for image in images if choice.takes(image.path)]
     scans, unclear, notes = _complete(root, kept, images, sessions, derivatives or {})
     broken = [(path, fault) for path, fault in broken if choice.takes(path)] + unclear
-    empty, unreadable = _without(choice, there, {choice.subject(p) for p in (*(i.path for i in kept), *dict(broken))})
-    return Dataset(scans, empty + skipped, broken + unreadable, notes)
+    found = {choice.subject(p) for p in (*(i.path for i in kept), *dict(broken))}
+    empty, unreadable = _without(choice, there, found)
+    lost = [(path, NOWHERE) for subject in sorted(found) for path in looked[subject].lost_of(wanted)]
+    return Dataset(scans, empty + skipped, broken + unreadable + lost, notes)
 
 
 class _Choice(NamedTuple):
@@ -130,7 +141,7 @@ def _without(choice: _Choice, there: Folders, found: set[str]) -> tuple[list[tup
     )
     for subject in sorted(choice.subjects - found):
         folder = choice.root / f"sub-{subject}"
-        fault = "is a link to nowhere; get its content" if subject in links else unlistable(folder)
+        fault = NOWHERE if subject in links else unlistable(folder)
         if fault:
             unreadable.append((folder, fault))
         else:
@@ -271,7 +282,11 @@ def _complete(
             continue
         flags = (CONTRAST,) * ("ce" in entities) + (REC_VARIANT,) * (path not in main) + person.flags
         scan = Scan(path, entities, person.age, person.sex, flags=flags)
-        found = finder.find(scan)
+        try:
+            found = finder.find(scan)
+        except UsageError as error:
+            unclear.append((path, f"what --derivatives has of it cannot be read: {error}"))
+            continue
         scans.append(dataclasses.replace(scan, mask=found.mask, preproc=found.preproc, preproc_stripped=found.stripped))
         if person.sex_note:
             notes[f"sub-{subject}", person.sex_note] = None

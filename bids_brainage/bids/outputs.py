@@ -165,17 +165,20 @@ def reason_to_run(
     return difference(old, {**sums, **fingerprint})
 
 
-def begin(scan: Scan, out_dir: Path, template: str, *, minimal: bool = False) -> None:
+def begin(scan: Scan, out_dir: Path) -> None:
     """Take the result of a scan that is to be done back, and what a killed run left half-written.
 
-    Where the new result is ``minimal``, images and transforms of the old one go too: they would stand beside tables
-    that were not made of them.
+    All of it goes, also what is of another model or template than the new one, and the participant's page: nothing
+    may stand beside the new result that was made of another image or with another age.
     """
     for mark in (MARK, "brainage"):
-        path_for(scan, mark, out_dir, template).unlink(missing_ok=True)
-    names = artefact_names()
-    for path in expected(scan, set(names) - set(results(names)) if minimal else (), out_dir, template):
-        path.unlink(missing_ok=True)
+        path_for(scan, mark, out_dir, "").unlink(missing_ok=True)
+    for name in artefact_names():
+        pattern = path_for(scan, f"{name}:*", out_dir, "*")
+        for path in pattern.parent.glob(pattern.name):
+            path.unlink(missing_ok=True)
+            sidecar_of(path).unlink(missing_ok=True)
+    (Path(out_dir) / f"sub-{scan.subject}.html").unlink(missing_ok=True)
     for folder in (Path(out_dir) / _folder(scan), Path(out_dir) / f"sub-{scan.subject}" / "figures"):
         sweep(folder, f"{scan.stem}_")
     sweep(Path(out_dir), f"sub-{scan.subject}.html")

@@ -7,9 +7,11 @@ app's own ``*_desc-muse_volumes.tsv``, one scan.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -129,14 +131,25 @@ def load(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path).astype(str)
         else:
-            separator = "," if path.suffix == ".csv" else "\t"
-            frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, ImportError) as error:
+            frame = _text(path, "," if path.suffix == ".csv" else "\t")
+    except (OSError, ValueError, ImportError, pd.errors.ParserWarning) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path}: cannot be read ({reason}); give a TSV, CSV or parquet table") from None
     if frame.empty:
         raise UsageError(f"{path}: has no row; give a table with a row a person")
     return frame
+
+
+def _text(path: Path, separator: str) -> pd.DataFrame:
+    """Cells as text; rows that have more of them than the header are refused, as they would move to other columns."""
+    how: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+    header = pd.read_csv(path, header=None, nrows=1, **how).iloc[0].tolist()
+    twice = [name for name in header if name and header.count(name) > 1]
+    if twice:
+        raise UsageError(f"{path}: has the column {twice[0]!r} {header.count(twice[0])} times; take one out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(path, index_col=False, **how)
 
 
 def _wide(path: Path, frame: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MISSING = frozenset({"", "n/a", "na", "nan", "none", "null", "<na>"})
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 KEYS = ("participant_id", "session_id")
+LONGEST = 16
 ANNEX_POINTER = b"/annex/objects/"
 NO_CONTENT = "is a git-annex pointer without content; get it, e.g. by `datalad get`"
 
@@ -205,8 +206,33 @@ def _typed(column: pd.Series) -> pd.Series:
     import pandas as pd
 
     written = column.dropna()
-    numeric = len(written) and all(NUMBER.fullmatch(value) and not re.match(r"[+-]?0\d", value) for value in written)
-    return pd.to_numeric(column) if numeric else column
+    return pd.to_numeric(column) if len(written) and all(map(_is_number, written)) else column
+
+
+def _is_number(text: str) -> bool:
+    """A plain number that a float holds as it is written: no code with zeros in front, no number of 16 digits."""
+    return bool(NUMBER.fullmatch(text)) and not re.match(r"[+-]?0\d", text) and sum(map(str.isdigit, text)) < LONGEST
+
+
+def meets_nobody(path: Path, table: pd.DataFrame) -> list[str]:
+    """Participants (and sessions) of a further table who are not in ``table``, as :func:`join_people` joins them.
+
+    Raises
+    ------
+    UsageError
+        Where nobody of it is.
+    """
+    subjects = [with_prefix(str(value), "sub") for value in table["participant_id"]]
+    sessions = [with_prefix("" if is_missing(str(value)) else str(value), "ses") for value in table["session_id"]]
+    known = {*((subject, "") for subject in subjects), *zip(subjects, sessions, strict=True)}
+    keys = list(_by_person(path, read_tsv(path)))
+    lost = [" ".join(filter(None, key)) for key in keys if key not in known]
+    if keys and len(lost) == len(keys):
+        bare = {subject.removeprefix("sub-").lstrip("0"): subject for subject in subjects}
+        alike = bare.get(keys[0][0].removeprefix("sub-").lstrip("0"))
+        hint = f"; there is {alike}: were zeros, or sessions, lost?" if alike else ""
+        raise UsageError(f"{path}: nobody of it has a result, e.g. {lost[0]}{hint}; correct its participant_id")
+    return lost
 
 
 def join_people(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:

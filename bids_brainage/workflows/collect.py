@@ -42,7 +42,7 @@ class Collected(NamedTuple):
     n_tables: int
 
 
-def collect(out_dir: Path, participants: Collection[str] = ()) -> Collected:
+def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collection[str] = ()) -> Collected:
     """Read every ``sub-*/[ses-*/]anat/*_brainage.tsv``.
 
     Parameters
@@ -51,11 +51,13 @@ def collect(out_dir: Path, participants: Collection[str] = ()) -> Collected:
         The derivative dataset.
     participants : collection of str
         Labels, with or without ``sub-``; default all.
+    sessions : collection of str
+        Labels, with or without ``ses-``; default all.
 
     Raises
     ------
     UsageError
-        Where there is no table, or none that can be read, or none for a participant that is asked for.
+        Where there is no table, or none that can be read, or none for a participant or session that is asked for.
     """
     import pandas as pd
 
@@ -76,6 +78,12 @@ def collect(out_dir: Path, participants: Collection[str] = ()) -> Collected:
         what = f"none of its {n_tables} tables of brain ages can be read, e.g. {damaged[0]}"
         raise UsageError(f"{out_dir}: {what}; run the participant level again")
     scans = pd.DataFrame.from_records(rows, columns=[*NAMES, *TEXTS, *NUMBERS])
+    if sessions:
+        named = {f"ses-{label.removeprefix('ses-')}" for label in sessions}
+        absent = named - set(scans["session_id"])
+        if absent:
+            raise UsageError(f"{out_dir}: holds no brain age of {', '.join(sorted(absent))}; correct --session-label")
+        scans = scans[scans["session_id"].isin(named)].reset_index(drop=True)
     scans = scans.astype(dict.fromkeys((*TEXTS, "run"), "category"))
     return Collected(scans.astype(dict.fromkeys(NUMBERS, float)), tuple(damaged), n_tables)
 

@@ -119,6 +119,9 @@ def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -
     plugin, arguments = plugin_of(options, Progress(nodes, cleaner(todo, options, work)))
     LOG.info("%d scans, %d stages; intermediate files in %s", len(todo), nodes, work)
     ended = ""
+    for job in todo:  # what an earlier run said is no reason of this one
+        for path in folder_of(job, work).glob(f"*/{REASON}"):
+            path.unlink(missing_ok=True)
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as error:

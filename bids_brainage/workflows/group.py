@@ -44,6 +44,7 @@ def run_group(
     controls: str | None = None,
     seed: int = 0,
     participant_label: Collection[str] = (),
+    session_label: Collection[str] = (),
     atlas: AtlasChoice | None = None,
     genmind: GenmindChoice | None = None,
 ) -> GroupResult:
@@ -63,6 +64,8 @@ def run_group(
         Of the folds and the bootstrap.
     participant_label : collection of str
         Only these participants.
+    session_label : collection of str
+        Only these sessions.
     atlas : AtlasChoice, optional
         Further regions for the maps of local brain age.
     genmind : GenmindChoice, optional
@@ -84,7 +87,7 @@ def run_group(
     from bids_brainage.workflows.tables import PEOPLE, described
 
     out_dir, bids_dir = Path(out_dir), Path(bids_dir)
-    collected = collect(out_dir, participant_label)
+    collected = collect(out_dir, participant_label, session_label)
     _report_damaged(collected)
     scans = collected.scans
     people, row = per_person(scans)
@@ -134,9 +137,12 @@ def _content(collected: Collected, people: pd.DataFrame, fits: Fits, query: str 
 
 def _joined(people: pd.DataFrame, bids_dir: Path, phenotype: Path | None) -> pd.DataFrame:
     """``people`` with all own columns, and those of the dataset that have other names."""
-    from bids_brainage.bids.tables import join_people, participants_frame
+    from bids_brainage.bids.tables import join_people, meets_nobody, participants_frame
     from bids_brainage.workflows.tables import PEOPLE
 
+    lost = meets_nobody(phenotype, people) if phenotype else []
+    if lost:
+        LOG.warning("%s: %d rows are of nobody with a result, e.g. %s", phenotype, len(lost), lost[0])
     return join_people(people.reindex(columns=[*PEOPLE]), participants_frame(bids_dir, phenotype))
 
 

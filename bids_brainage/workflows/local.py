@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from bids_brainage.image.labels import LabelAtlas
     from bids_brainage.workflows.maps import Loaded
 
-NOTHING: dict[str, Any] = {"People": 0, "Groups": {}, "Contrasts": [], "Reliability": None, "Regions": {}, "Notes": []}
+NOTHING: dict[str, Any] = {
+    "People": 0,
+    "Groups": {},
+    "Contrasts": [],
+    "Reliability": None,
+    "Regions": {},
+    "Notes": [],
+    "DamagedMaps": [],
+}
 
 
 class AtlasChoice(NamedTuple):
@@ -54,7 +62,7 @@ def local_statistics(
     UsageError
         Where the atlas cannot be used.
     """
-    from bids_brainage.workflows.maps import find_maps, load
+    from bids_brainage.workflows.maps import NobodyError, find_maps, load
     from bids_brainage.workflows.regions import from_maps, from_tables, regional
     from bids_brainage.workflows.voxelwise import Writer, cohort_of, voxelwise
 
@@ -68,16 +76,20 @@ def local_statistics(
         cohort = cohort_of(scans, people, row, model, grouping)
         try:
             loaded = load(cohort.units, found[model], out_dir)
+        except NobodyError as error:
+            entries[model] = NOTHING | {"Space": found[model].space, "Notes": [str(error)]}
+            continue
         except ScanError as error:
             entries[model] = NOTHING | {"Space": found[model].space, "DamagedMaps": [str(error)]}
             continue
         further = [_labels(atlas, loaded, found[model].space)] if atlas else []
-        muse, notes = from_tables(out_dir, model, cohort.units)
-        tables = [muse] if muse else []
+        muse = from_tables(out_dir, model, cohort.units)
+        tables = [muse.regions] if muse.regions else []
         tables += [from_maps(loaded, cohort.rows_of(loaded.units), *choice) for choice in further]
         entry = voxelwise(Writer(out_dir, model, loaded, found[model].space), cohort, found[model], seed)
         entry["Regions"] = {table.atlas: regional(out_dir, model, table, cohort) for table in tables}
-        entry["Notes"] += notes
+        entry["Notes"] += muse.notes
+        entry["DamagedMaps"] += muse.damaged
         entries[model] = entry
     return entries
 

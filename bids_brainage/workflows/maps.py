@@ -15,13 +15,17 @@ import numpy as np
 from bids_brainage.core.errors import ScanError
 from bids_brainage.image.io import Grid, Volume, same_grid
 from bids_brainage.image.stack import Stack, read_map
-from bids_brainage.workflows.people import used_scans
+from bids_brainage.workflows.people import numbered, used_scans
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
 MAP = re.compile(r"(?P<stem>.+?)_space-(?P<space>[^_]+)(_res-[^_]+)?_desc-(?P<model>[^_]+)_brainagemap\.nii\.gz")
+
+
+class NobodyError(ScanError):
+    """There is no map of a person with an age."""
 
 
 class Unit(NamedTuple):
@@ -68,7 +72,7 @@ def find_maps(out_dir: Path, scans: pd.DataFrame) -> dict[str, Maps]:
 
 
 def units_of(scans: pd.DataFrame, people: pd.DataFrame, row: NDArray[np.int64], model: str) -> list[Unit]:
-    """Sessions of a model with a known age and brain age, in the order of ``people``."""
+    """Sessions of a model with a known age and brain age, each person's earliest first."""
     used = used_scans(scans, row)
     stems = scans["scan"].to_numpy(dtype=object)
     own = np.flatnonzero((people["model"] == model).to_numpy() & people["gap"].notna().to_numpy())
@@ -77,10 +81,11 @@ def units_of(scans: pd.DataFrame, people: pd.DataFrame, row: NDArray[np.int64], 
         if int(row[place]) in of_row:
             of_row[int(row[place])].append(str(stems[place]))
     columns = [people[name].to_numpy() for name in ("participant_id", "session_id", "age")]
-    return [
+    units = [
         Unit(index, str(columns[0][index]), str(columns[1][index]), float(columns[2][index]), tuple(stems))
         for index, stems in of_row.items()
     ]
+    return sorted(units, key=lambda unit: (unit.participant, unit.age, numbered(unit.session)))
 
 
 def load(units: Sequence[Unit], maps: Maps, folder: Path) -> Loaded:
@@ -110,7 +115,9 @@ def load(units: Sequence[Unit], maps: Maps, folder: Path) -> Loaded:
         except ScanError as error:
             damaged.append(str(error))
     if stack is None or not kept:
-        raise ScanError(damaged[0] if damaged else f"no map in {maps.space} is of a person with an age")
+        if damaged:
+            raise ScanError(damaged[0])
+        raise NobodyError(f"no map in {maps.space} is of a person with an age; there are no local statistics")
     return Loaded(tuple(kept), stack, tuple(notes), tuple(damaged))
 
 

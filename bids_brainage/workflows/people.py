@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,17 @@ def has_flag(flags: pd.Series, flag: str) -> NDArray[np.bool_]:
     """Whether each cell of comma-joined flags holds a flag, shape (n,)."""
     values, codes = np.unique(flags.astype(str).to_numpy(dtype=object), return_inverse=True)
     return np.array([flag in value.split(",") for value in values], dtype=bool)[codes]
+
+
+def in_time(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of people's sessions, the earliest of each first: by age, then by name, numbers in it as numbers."""
+    keys = rows[["participant_id", "age"]].assign(name=[numbered(str(name)) for name in rows["session_id"]])
+    return rows.loc[keys.sort_values(["participant_id", "age", "name"], kind="stable").index]
+
+
+def numbered(name: str) -> str:
+    """A name by which ``ses-2`` comes before ``ses-10``."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(12), name)
 
 
 def per_person(scans: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:

@@ -86,29 +86,38 @@ class Regions(NamedTuple):
     icv: NDArray[np.float64] | None = None
 
 
-def from_tables(out_dir: Path, model: str, units: Sequence[Unit]) -> tuple[Regions | None, list[str]]:
-    """MUSE regions from the tables of the participant level, averaged over the scans of a session; and who has none."""
-    gaps, volumes, people, names, notes = [], [], list[int](), dict[int, str](), list[str]()
+class Tables(NamedTuple):
+    """Regions as the participant level's tables have them, who has none, and tables that cannot be read."""
+
+    regions: Regions | None
+    notes: list[str]
+    damaged: list[str]
+
+
+def from_tables(out_dir: Path, model: str, units: Sequence[Unit]) -> Tables:
+    """MUSE regions from the tables of the participant level, averaged over the scans of a session."""
+    gaps, volumes, people, names, damaged = [], [], list[int](), dict[int, str](), list[str]()
     for place, unit in enumerate(units):
         folder = out_dir / unit.participant / unit.session / "anat"
         try:
             own = _mean(folder, unit.scans, f"desc-{model}_regions.tsv", "gap", names)
             volumes.append(volumes_of(out_dir, unit, {}))
         except UsageError as error:
-            notes.append(str(error))
+            damaged.append(str(error))
             continue
         gaps.append(own)
         people.append(place)
     if not any(gaps):
-        return None, notes
+        return Tables(None, [], damaged)
     missing = [units[place].participant for place, own in zip(people, gaps, strict=True) if not own]
-    notes += [f"{person}: has no table of regions; left out of the regional statistics" for person in missing]
+    notes = [f"{person}: has no table of regions; left out of the regional statistics" for person in missing]
     kept = [i for i, own in enumerate(gaps) if own]
     indices = sorted(names)
     table = np.array([[gaps[i].get(index, np.nan) for index in indices] for i in kept])
     sizes = np.array([[volumes[i].get(index, np.nan) for index in [*indices, ICV]] for i in kept])
     rows = np.array([people[i] for i in kept])
-    return Regions(MUSE, indices, [names[i] for i in indices], rows, table, sizes[:, :-1], sizes[:, -1]), notes
+    found = Regions(MUSE, indices, [names[i] for i in indices], rows, table, sizes[:, :-1], sizes[:, -1])
+    return Tables(found, notes, damaged)
 
 
 def volumes_of(out_dir: Path, unit: Unit, names: dict[int, str]) -> dict[int, float]:

@@ -12,7 +12,7 @@ from bids_brainage.bids import inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
 from bids_brainage.core.device import usable
 from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import make_writable, read_json, refresh
+from bids_brainage.core.files import make_writable, read_json, refresh, sha256_of
 from bids_brainage.core.types import Scan
 from bids_brainage.options import Options
 from bids_brainage.workflows.fingerprint import fingerprint, read
@@ -25,7 +25,7 @@ LOG = logging.getLogger("bids_brainage")
 
 def run_participant(options: Options, home: Path | None) -> int:
     """Run the participant level; returns the exit code (0 all there, 1 some scan failed)."""
-    device = usable(options.device)
+    device = "cpu" if options.dry_run else usable(options.device)
     tools = find_tools(options, home)
     dataset = find(options)
     broken = [f"{path}: {reason}" for path, reason in dataset.broken]
@@ -81,6 +81,12 @@ def find_tools(options: Options, home: Path | None) -> Tools:
             "use that one, or other --models"
         )
     segment, atlas, normative = (registry.find(name, places) for name in ("segment", "muse-atlas", "normative"))
+    known = atlas.card["training"].get("segmentation", segment.digest)
+    if known != segment.digest:
+        raise UsageError(
+            f"{atlas.folder}: was calibrated for another segmentation network than {segment.folder}; give the two that "
+            "belong together, or make an atlas by `brainage train atlas --segment`"
+        )
     return Tools(models, segment, atlas, normative, synthstrip)
 
 
@@ -173,7 +179,7 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
         job.fingerprint = sums | job.fingerprint
     workflow = engine.build(todo, options, tools, device, threads, work)
     for job in todo:
-        outputs.begin(job.scan, options.out_dir, options.template, minimal=options.minimal_outputs)
+        outputs.begin(job.scan, options.out_dir)
     if options.write_graph:
         engine.draw(workflow, options.out_dir / "logs")
     refresh(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))
@@ -181,8 +187,15 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
 
 
 def place_of_work(options: Options) -> Path:
-    """The folder for intermediate files: as asked, else ``work`` in the current folder."""
-    return options.work_dir or Path.cwd() / "work"
+    """The folder for intermediate files, below the one that was asked for, else below ``work`` in the current folder.
+
+    Each pair of dataset and output folder has its own, so that two datasets may share a work folder; the number of the
+    output folder tells them apart in containers, where all have the same names.
+    """
+    out = options.out_dir
+    number = out.stat().st_ino if out.is_dir() else 0
+    own = sha256_of([str(options.bids_dir), str(out), number])[:8]
+    return (options.work_dir or Path.cwd() / "work") / own
 
 
 def work_dir(options: Options) -> Path:
@@ -209,11 +222,22 @@ def write_reports(jobs: Sequence[Job], options: Options) -> list[str]:
         own = [job for job in jobs if job.scan.subject == subject]
         scans = [job.scan for job in own if not missing(job, options)]
         if scans and (any(job.why for job in own) or not page_of(subject, options.out_dir).is_file()):
+            scans = sorted([*scans, *others(subject, own, options)], key=lambda scan: scan.stem)
             try:
                 write_report(subject, scans, options.out_dir, options.template)
             except BrainAgeError as error:
                 faults.append(str(error))
     return faults
+
+
+def others(subject: str, jobs: Sequence[Job], options: Options) -> list[Scan]:
+    """Scans of a participant that have a result and that this run was not asked for: their page shows them, too."""
+    if not options.session_label and not options.bids_filter_file:
+        return []
+    asked = {job.scan.stem for job in jobs}
+    there = inputs.find_scans(options.bids_dir, participant_label=(subject,)).scans
+    marks = {scan.stem: outputs.path_for(scan, outputs.MARK, options.out_dir, options.template) for scan in there}
+    return [scan for scan in there if scan.stem not in asked and marks[scan.stem].is_file()]
 
 
 def close(jobs: Sequence[Job], broken: Sequence[str], options: Options) -> int:

@@ -137,8 +137,22 @@ def _save(out: Path, kind: str, values: NDArray[np.float32], prediction: Predict
 
     assert prediction.maps is not None  # noqa: S101 - only then there is something to save
     path = out / f"{prediction.model}_{kind}.nii.gz"
-    write_json(sidecar_of(path), {"Model": prediction.model, "TrainingData": f"{prediction.training_data} people"})
-    return save(path, np.nan_to_num(np.round(values, 2), nan=0.0), prediction.maps.affine, np.float32)
+    affine = prediction.maps.affine
+    said = {"Model": prediction.model, "TrainingData": f"{prediction.training_data} people"}
+    write_json(sidecar_of(path), said | {"Resolution": resolution(affine)})
+    return save(path, np.nan_to_num(np.round(values, 2), nan=0.0), affine, np.float32)
+
+
+def resolution(affine: NDArray[np.float64]) -> str:
+    """Voxel size as the sidecar says it.
+
+    Examples
+    --------
+    >>> resolution(np.diag([3, 3, 3, 1]))
+    '3 mm isotropic'
+    """
+    sizes = [f"{size:.4g}" for size in np.linalg.norm(affine[:3, :3], axis=0)]
+    return f"{sizes[0]} mm isotropic" if len(set(sizes)) == 1 else f"{' x '.join(sizes)} mm"
 
 
 def write_regions(maps: Maps, affine: NDArray[np.float64], atlas: Path, path: Path) -> Path:

@@ -20,7 +20,7 @@ from bids_brainage.stats.groups import (
     welch_anova,
     welch_t,
 )
-from bids_brainage.workflows.people import UNUSABLE, Fits, has_flag
+from bids_brainage.workflows.people import UNUSABLE, Fits, has_flag, in_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +149,8 @@ def compare_groups(rows: pd.DataFrame, grouping: str) -> dict[str, Any] | None:
         covariate, Games-Howell's p (three groups and more), Kolmogorov-Smirnov, and p by Benjamini-Hochberg over the
         pairs; ``None`` where fewer than two groups have three people.
     """
-    known = rows[rows["gap_corrected"].notna() & rows[grouping].notna()].drop_duplicates("participant_id")
+    known = rows[rows["gap_corrected"].notna() & rows[grouping].notna()]
+    known = in_time(known).drop_duplicates("participant_id")
     labels = known[grouping].map(group_label).to_numpy(dtype=object)
     gap, age = known["gap_corrected"].to_numpy(), known["age"].to_numpy()
     groups = {name: gap[labels == name] for name in sorted(set(labels))}

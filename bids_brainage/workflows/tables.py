@@ -56,16 +56,17 @@ PEOPLE = {
 
 
 def write_table(path: Path, table: pd.DataFrame) -> Path:
-    """Write a frame as TSV, column by column: numbers rounded to 0.0001, ``n/a`` for what is missing."""
-    columns = [_cells(table[name]) for name in table.columns]
+    """Write a frame as TSV, column by column: ``n/a`` for what is missing, the app's own numbers rounded to 0.0001."""
+    columns = [_cells(table[name], name in PEOPLE or name in SCANS) for name in table.columns]
     lines = ["\t".join(map(str, table.columns)), *map("\t".join, zip(*columns, strict=True))]
     return write_text(path, "\n".join(lines) + "\n")
 
 
-def _cells(column: pd.Series) -> list[str]:
+def _cells(column: pd.Series, rounded: bool) -> list[str]:
     """Cells as text; of numbers without a trailing ``.0`` or a negative zero."""
     if column.dtype.kind == "f":
-        numbers = np.round(column.to_numpy(dtype=float), DECIMALS) + 0.0
+        given = column.to_numpy(dtype=float)
+        numbers = (np.round(given, DECIMALS) if rounded else given) + 0.0
         return ["n/a" if number != number else repr(number).removesuffix(".0") for number in numbers.tolist()]
     values = column.astype(object).where(column.notna(), None).tolist()
     shown = {value: cell(value) for value in set(values)}

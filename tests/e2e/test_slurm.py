@@ -70,7 +70,7 @@ def test_a_killed_task_fails_alone_and_is_all_that_is_resumed(cluster, bids, tmp
     assert code == 0, said
     first = out / "logs" / "slurm" / "01"
     job = said.partition("participant: job ")[2].split()[0]
-    until(lambda: list((tmp_path / "work").glob("bids_brainage_wf/sub_02/n4")), "the second task")
+    until(lambda: list((tmp_path / "work").glob("*/bids_brainage_wf/sub_02/n4")), "the second task")
     code, said = brainage(bids, out, cluster, "--submit", "--resume")
     assert code == 2
     assert "have not ended" in said

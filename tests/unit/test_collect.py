@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from brainages import rows_of, write_scan
+from brainages import rows_of, write_people, write_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from bids_brainage.core.errors import UsageError
 from bids_brainage.workflows.collect import collect
 from bids_brainage.workflows.controls import choose_controls
 from bids_brainage.workflows.group import run_group
-from bids_brainage.workflows.people import per_person
+from bids_brainage.workflows.people import in_time, per_person
 
 PEOPLE = pd.DataFrame(
     {"diagnosis": ["CN", "AD", None], "age": [60.0, 70.0, np.nan], "MMSE score": [30, 20, 29], "sex": ["F", "M", "F"]}
@@ -206,3 +206,47 @@ def test_refused_queries(query, said):
 def test_any_text_is_answered_or_refused(query):
     with contextlib.suppress(UsageError):
         assert choose_controls(PEOPLE, query).shape == (3,)
+
+
+def test_a_session_that_is_asked_for_is_the_only_one(tmp_path):
+    for name in ("pre", "post"):
+        write_scan(tmp_path, f"sub-01_ses-{name}", 50, 48)
+    assert collect(tmp_path, (), ("pre",)).scans["session_id"].tolist() == ["ses-pre"]
+    assert collect(tmp_path, (), ("ses-post",)).scans["session_id"].tolist() == ["ses-post"]
+    with pytest.raises(UsageError, match="ses-other"):
+        collect(tmp_path, (), ("other",))
+
+
+def test_the_first_session_is_the_earliest_by_age_and_then_by_number():
+    rows = pd.DataFrame(
+        {
+            "participant_id": ["sub-1"] * 3 + ["sub-2"] * 2,
+            "session_id": ["ses-10", "ses-2", "ses-post", "ses-post", "ses-pre"],
+            "age": [60.0, 60.0, 61.0, 52.0, 50.0],
+        }
+    )
+    first = in_time(rows).drop_duplicates("participant_id")
+    assert first["session_id"].tolist() == ["ses-2", "ses-pre"]
+
+
+def test_the_datasets_own_columns_stay_as_they_were_written(tmp_path):
+    write_scan(tmp_path / "out", "sub-01", 50.00004, 48)
+    write_scan(tmp_path / "out", "sub-02", 51, 49)
+    write_people(tmp_path / "bids", "participant_id prs code\nsub-01 1.234e-05 12345678901234567\nsub-02 0.00002 n/a")
+    rows = rows_of(run_group(tmp_path / "out", tmp_path / "bids").participants)
+    assert [float(row["prs"]) for row in rows] == [1.234e-05, 2e-05]
+    assert [row["code"] for row in rows] == ["12345678901234567", "n/a"]
+    assert rows[0]["brain_age"] == "50"
+
+
+def test_a_phenotype_table_that_knows_nobody_is_refused_and_one_that_knows_some_is_told(tmp_path, caplog):
+    write_scan(tmp_path / "out", "sub-00", 50, 48)
+    write_scan(tmp_path / "out", "sub-01", 51, 49)
+    write_people(tmp_path / "bids", "participant_id sex\nsub-00 F")
+    table = tmp_path / "phenotype.tsv"
+    table.write_text("participant_id\tdiagnosis\n0\tCN\n1\tAD\n")
+    with pytest.raises(UsageError, match=r"nobody of it has a result, e\.g\. sub-0; there is sub-00: were zeros"):
+        run_group(tmp_path / "out", tmp_path / "bids", phenotype=table)
+    table.write_text("participant_id\tdiagnosis\n00\tCN\n7\tAD\n")
+    run_group(tmp_path / "out", tmp_path / "bids", phenotype=table)
+    assert "1 rows are of nobody with a result, e.g. sub-7" in caplog.text

@@ -352,3 +352,27 @@ def test_validator_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(ValidatorError, match="took longer"):
         issues(make_dataset(tmp_path / "ds", [t1w("01")]), timeout_s=0.001)
     assert "was not validated" in validate(tmp_path / "ds", timeout_s=0.001)[0]
+
+
+def test_a_folder_that_is_a_link_to_nowhere_is_told_beside_images_that_are_there(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "ds", [t1w("01", "a"), t1w("02", "a"), "sub-02/ses-c/func/x"])
+    (root / "sub-01" / "ses-b").symlink_to("/nowhere/ses-b")
+    (root / "sub-02" / "ses-c" / "anat").symlink_to("/nowhere/anat")
+    for chosen in ((), ("01", "02")):
+        found = find_scans(root, participant_label=chosen)
+        assert [scan.stem for scan in found.scans] == ["sub-01_ses-a", "sub-02_ses-a"]
+        assert [path.relative_to(root).as_posix() for path, _ in found.broken] == ["sub-01/ses-b", "sub-02/ses-c/anat"]
+        assert all("link to nowhere" in why for _, why in found.broken)
+    assert find_scans(root, session_label=["a"]).broken == []
+
+
+def test_a_damaged_sidecar_of_derivatives_concerns_its_scan_alone(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "ds", [t1w("01"), t1w("02")])
+    masks = [f"sub-{label}/anat/sub-{label}_desc-brain_mask.nii.gz" for label in ("01", "02")]
+    reused = make_dataset(tmp_path / "prep", masks, kind="derivative")
+    (reused / "sub-01" / "anat" / "sub-01_desc-brain_mask.json").write_text("{")
+    found = find_scans(root, derivatives={"prep": reused})
+    assert [scan.stem for scan in found.scans] == ["sub-02"]
+    ((path, why),) = found.broken
+    assert path.name == "sub-01_T1w.nii.gz"
+    assert "sub-01_desc-brain_mask.json" in why

@@ -229,3 +229,21 @@ def test_the_docs_name_every_result_of_the_group_level():
     for kind in group_kinds():
         path, _ = group_file(kind, "", model="<model>", group="<group>", contrast="<contrast>", atlas="<atlas>")
         assert f"`{path.name}`" in OUTPUTS
+
+
+def test_a_damaged_table_of_regions_is_named_and_gives_exit_code_1(cohort):
+    out, bids, _ = cohort
+    (out / "sub-03" / "ses-a" / "anat" / "sub-03_ses-a_desc-local_regions.tsv").write_text("index\tname\n31\n")
+    result = run_group(out, bids)
+    assert result.exit_code == 1
+    assert any("sub-03_ses-a_desc-local_regions.tsv" in line for line in result.damaged)
+
+
+def test_people_without_an_age_are_no_damage(tmp_path):
+    out, bids = tmp_path / "out", tmp_path / "bids"
+    write_scan(out, "sub-01", {"local": 50, "roi": 51}, None)
+    write_map(out, "sub-01", np.zeros(SHAPE), 50.0)
+    write_people(bids, "participant_id age\nsub-01 89+")
+    result = run_group(out, bids)
+    assert result.exit_code == 0
+    assert "of a person with an age" in local(result)["local"]["Notes"][0]

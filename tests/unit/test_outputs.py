@@ -314,17 +314,23 @@ def test_a_run_with_all_outputs_after_a_minimal_one_is_due_and_not_the_other_way
     assert outputs.reason_to_run(scan, minimal, out, TEMPLATE, SETTINGS) == ""
 
 
-def test_a_scan_redone_with_minimal_outputs_leaves_no_old_image(
+def test_a_scan_that_is_to_be_done_again_leaves_nothing_of_the_old_result(
     dataset: Path, made: dict[str, Path], tmp_path: Path
 ) -> None:
+    """Neither what minimal outputs lack, nor what another model, template or age gave, nor the page."""
     first, other, *_ = find_scans(dataset).scans
     out = tmp_path / "out"
     for scan in (first, other):
         publish(scan, made, out)
-    before = images(out / f"sub-{other.subject}" / f"ses-{other.session}")
-    outputs.begin(first, out, TEMPLATE)
-    assert "xfm" in images(out / f"sub-{first.subject}" / f"ses-{first.session}")
-    outputs.begin(first, out, TEMPLATE, minimal=True)
+        write(out / f"sub-{scan.subject}.html", "old")
+    before = {path for path in out.rglob("*") if f"{other.stem}_" in path.name}
+    maps = [outputs.path_for(first, f"brainage_gap_map:{model}", out, t) for model in "ab" for t in (TEMPLATE, "Other")]
+    for path in maps:
+        write(path, "x")
+        write(outputs.sidecar_of(path), "{}")
+    outputs.begin(first, out)
+    assert not [path for path in out.rglob("*") if path.is_file() and path.name.startswith(f"{first.stem}_")]
+    assert {path for path in out.rglob("*") if f"{other.stem}_" in path.name} == before
+    assert not (out / f"sub-{first.subject}.html").exists()
     publish_minimal(first, made, out)
     assert images(out / f"sub-{first.subject}" / f"ses-{first.session}") == set(MAPS)
-    assert images(out / f"sub-{other.subject}" / f"ses-{other.session}") == before

@@ -168,3 +168,33 @@ def test_the_output_must_not_be_the_table(tmp_path):
     before = table.read_bytes()
     assert main(["predict", str(table), "--out", str(table)]) == 2
     assert table.read_bytes() == before
+
+
+def test_rows_with_more_cells_than_the_header_are_refused(tmp_path):
+    """They would move every volume to the column before."""
+    lines = write(tmp_path / "t.csv", people()).read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([lines[0], *(f"{line}," for line in lines[1:])]) + "\n")
+    with pytest.raises(UsageError, match=r"t\.csv: cannot be read"):
+        roi_tables.read(tmp_path / "t.csv")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    frame = people()
+    table = pd.read_csv(write(tmp_path / "t.tsv", frame), sep="\t")
+    table.insert(3, "MUSE_47", table["MUSE_47"] * 2, allow_duplicates=True)
+    table.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    with pytest.raises(UsageError, match="has the column 'MUSE_47' 2 times"):
+        roi_tables.read(tmp_path / "t.tsv")
+
+
+def test_a_table_of_the_app_without_the_file_that_says_its_scale_is_refused(tmp_path, capsys):
+    """Taken as another scale, it would give other ages without a word."""
+    frame = people(1).iloc[0]
+    path = tmp_path / "sub-01_desc-muse_volumes.tsv"
+    path.write_text("\n".join(["index\tname\tvolume_mm3", *(f"{i}\tx\t{v:.1f}" for i, v in frame.items())]) + "\n")
+    assert main(["predict", str(path), "--out", str(tmp_path / "out.tsv")]) == 2
+    assert "on which scale the volumes are; give --scale" in capsys.readouterr().err
+    assert main(["predict", str(path), "--out", str(tmp_path / "out.tsv"), "--scale", "dlmuse-2mm"]) == 0
+    path.with_suffix(".json").write_text(json.dumps({"VolumeScale": "dlmuse-2mm"}))
+    assert main(["predict", str(path), "--out", str(tmp_path / "again.tsv")]) == 0
+    assert (tmp_path / "again.tsv").read_text() == (tmp_path / "out.tsv").read_text()

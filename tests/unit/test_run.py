@@ -1,22 +1,27 @@
 """What stops a run before any work, and what each scan depends on."""
 
+import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_participant_report import ROW
-from trees import make_dataset
+from trees import make_dataset, t1w
 
 from bids_brainage import cli
+from bids_brainage.bids.inputs import find_scans
 from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import write_tsv
+from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json
 from bids_brainage.core.types import Age, Scan
+from bids_brainage.models.registry import PACKAGED
 from bids_brainage.options import Options
 from bids_brainage.workflows.fingerprint import fingerprint
 from bids_brainage.workflows.job import Job
-from bids_brainage.workflows.run import close, failure, write_reports
+from bids_brainage.workflows.run import close, failure, find_tools, place_of_work, write_reports
 
 
 def call(tmp_path, *words):
@@ -131,3 +136,72 @@ def test_a_result_depends_on_the_age_and_on_why_there_is_none(tmp_path):
 
     assert mark(Age(60.5, "")) == "60.5"
     assert mark(Age(None, "age is missing")) != mark(Age(None, "age '89+' is censored"))
+
+
+def test_options_that_are_lists_may_be_given_again_and_again(tmp_path):
+    (tmp_path / "bids").mkdir()
+    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant"]
+    options = cli.parse([*words, "--participant-label", "01", "02", "--participant-label", "03", "--models", "roi"])
+    assert options.participant_label == ("01", "02", "03")
+    assert options.models == ("roi",)
+
+
+def test_folders_of_models_are_absolute_since_stages_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BIDS_BRAINAGE_HOME", "home")
+    (tmp_path / "models").mkdir()
+    options = Options(Path("bids"), Path("out"), "participant", models_dir=Path("models"), nprocs=2)
+    assert cli.resolved(options).models_dir == tmp_path / "models"
+    assert cli.models_home() == tmp_path / "home"
+
+
+def test_processes_are_as_many_as_asked_for_on_every_system(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cli.resolved(Options(tmp_path, tmp_path, "participant", nprocs=1)).nprocs == 1
+    assert cli.resolved(Options(tmp_path, tmp_path, "participant")).nprocs == os.cpu_count()
+
+
+def test_a_negative_seed_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "bids").mkdir()
+    assert call(tmp_path, "--random-seed", "-1") == 2
+    assert "--random-seed -1: must be at least 0" in capsys.readouterr().err
+
+
+def test_datasets_that_share_a_work_folder_have_files_of_their_own(tmp_path):
+    """In containers all have the same names: then the output folder itself tells them apart."""
+    options = [Options(tmp_path / b, tmp_path / o, "participant", work_dir=tmp_path) for b in "ab" for o in "cd"]
+    assert len({place_of_work(one) for one in options}) == 4
+    one = options[0]
+    one.out_dir.mkdir()
+    before = place_of_work(one)
+    assert place_of_work(one) == before
+    one.out_dir.rename(tmp_path / "moved")
+    one.out_dir.mkdir()
+    assert place_of_work(one) != before
+
+
+def test_the_page_keeps_sessions_that_were_not_asked_for(tmp_path):
+    options = Options(
+        make_dataset(tmp_path / "bids", [t1w("01", "a"), t1w("01", "b")]), tmp_path / "out", "participant"
+    )
+    scans = find_scans(options.bids_dir).scans
+    for scan in scans:
+        write_tsv(path_for(scan, "brainage", options.out_dir, options.template), [ROW], list(ROW))
+        write_json(path_for(scan, "brainage_json", options.out_dir, options.template), {"Fingerprint": {}})
+    chosen = [job for scan in scans if (job := Job(scan, {}, "redone", ("brainage",))).scan.session == "b"]
+    assert write_reports(chosen, replace(options, session_label=("b",))) == []
+    html = (options.out_dir / "sub-01.html").read_text()
+    assert "sub-01_ses-a" in html
+    assert "sub-01_ses-b" in html
+
+
+def test_an_atlas_of_another_network_is_refused(tmp_path):
+    """Its calibration is that of the network that it was made with."""
+    folder = tmp_path / "models" / "segment"
+    shutil.copytree(PACKAGED / "segment", folder)
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**card, "description": "trained elsewhere"}))
+    options = Options(tmp_path, tmp_path, "participant", models_dir=tmp_path / "models")
+    with pytest.raises(UsageError, match="calibrated for another segmentation network"):
+        find_tools(options, None)
+    assert find_tools(replace(options, models_dir=None), None).segment.name == "segment"

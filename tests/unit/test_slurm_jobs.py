@@ -1,5 +1,6 @@
 """Scripts of the array job, and what is said of tasks that failed."""
 
+import argparse
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json, write_text
-from bids_brainage.toolbox import main, slurm_jobs
+from bids_brainage.toolbox import main, slurm, slurm_jobs
 from tests.unit.trees import make_dataset, t1w, tiny_nifti
 
 NEEDS = slurm_jobs.Needs(cpus=1, mem=None, time=None, scans=1, gpu=False)
@@ -92,7 +93,7 @@ def test_failed_tasks_are_told_with_the_reason(array):
 
 def test_the_group_job_tells_of_failures_first_and_then_runs_on_what_there_is(tmp_path):
     request = slurm_jobs.Request(("app",), ("/bids", "/out"), ("--controls", "dx == 'CN'"), NEEDS, ())
-    lines = slurm_jobs.write_group(tmp_path, request).read_text().splitlines()
+    lines = slurm_jobs.write_group(tmp_path, request, 3).read_text().splitlines()
     assert lines[-2].endswith("-m bids_brainage.toolbox slurm /bids /out --status")
     assert lines[-1].startswith("app /bids /out group --controls ")
 
@@ -141,3 +142,30 @@ def test_the_command_plans_by_the_app_s_own_dry_run(tmp_path, monkeypatch, capfd
     assert "--models roi" in script
     assert main(["slurm", "bids", "out", "--modles", "roi"]) == 2
     assert "unrecognized arguments: --modles" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--device", "cuda"], ["--device=cuda"], ["--config", "c.toml"]])
+def test_a_gpu_is_asked_for_however_the_app_is_told(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "c.toml", 'device = "cuda"\n')
+    args = argparse.Namespace(bids_dir=tmp_path, out_dir=tmp_path, app_options=words)
+    assert slurm.wants_gpu(args)
+    args.app_options = [*words, "--device", "cpu"]
+    assert not slurm.wants_gpu(args)
+
+
+def test_the_group_job_gets_more_for_more_scans():
+    few, many = slurm_jobs.group_limits(10), slurm_jobs.group_limits(1000)
+    assert int(few[1]) <= 10
+    assert int(many[1]) >= 60
+    assert int(many[0].removesuffix("G")) > int(few[0].removesuffix("G"))
+
+
+@pytest.mark.slow
+def test_jobs_for_gpu_nodes_are_written_on_a_node_without_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "bids")
+    tiny_nifti(tmp_path / "bids" / t1w("01"))
+    words = ["slurm", "bids", "out", "--skip-bids-validation", "--models", "roi", "--device", "cuda"]
+    assert main(words) == 0
+    assert "--gres=gpu:1" in (tmp_path / "out" / "logs" / "slurm" / "01" / "participant.sh").read_text()
