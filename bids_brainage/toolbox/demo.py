@@ -14,7 +14,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo", help="run both levels on simulated heads, or on your dataset, and show the ages"
     )
     made.add_argument("--bids", type=Path, help="your BIDS dataset (default: simulated heads)")
-    made.add_argument("--out", type=Path, help="output folder (default: demo/derivatives)")
+    made.add_argument(
+        "--out", type=Path, help="output folder (default: demo/derivatives; with --bids, demo/derivatives-NAME)"
+    )
     made.add_argument("--nprocs", type=int, help="processes at once (default: all cores)")
     made.set_defaults(run=run)
 
@@ -23,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Simulate if there is no dataset, run participant and group, print what came out."""
     home = Path("demo")
     bids = args.bids or home / "bids"
-    out = args.out or home / "derivatives"
+    out = args.out or home / ("derivatives" if args.bids is None else f"derivatives-{args.bids.resolve().name}")
     if args.bids is None and not (bids / "dataset_description.json").is_file():
         from bids_brainage.simulate.cohort import simulate_dataset
 

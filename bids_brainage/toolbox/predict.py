@@ -64,8 +64,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def scale_of(path: Path) -> str:
-    """The scale that the JSON beside the app's own table states; 1 mm for all other tables."""
-    from bids_brainage.core.errors import BrainAgeError
+    """The scale that the JSON beside the app's own table states; 1 mm for all other tables.
+
+    Raises
+    ------
+    UsageError
+        Where a table of the app has no such JSON.
+    """
+    from bids_brainage.core.errors import BrainAgeError, UsageError
     from bids_brainage.core.files import read_json
     from bids_brainage.models.roi import SCALE_KEY
 
@@ -75,6 +81,8 @@ def scale_of(path: Path) -> str:
     except BrainAgeError:
         content = {}
     found = content.get(SCALE_KEY) if isinstance(content, dict) else None
+    if found not in SCALES and path.name.endswith("_desc-muse_volumes.tsv"):
+        raise UsageError(f"{beside}: is not there, or does not say on which scale the volumes are; give --scale")
     return str(found) if found in SCALES else SCALES[0]
 
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json
+from bids_brainage.options import from_toml, parser
 from bids_brainage.toolbox import slurm_jobs as jobs
 
 APP = (sys.executable, "-m", "bids_brainage.cli")
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     request = request_of(args, max((sum(p in task for p, _ in scans) for task in tasks), default=0))
     jobs.write_tasks(folder, tasks)
     written = [jobs.write_participant(folder, request, len(tasks), args.at_once)] if tasks else []
-    written.append(jobs.write_group(folder, request))
+    written.append(jobs.write_group(folder, request, len(scans)))
     print(f"{len(people)} participants in {len(tasks)} tasks: {', '.join(map(str, written))}")
     if args.submit:
         submit(folder, written)
@@ -94,8 +96,16 @@ def request_of(args: argparse.Namespace, scans: int) -> jobs.Request:
     folders = (str(args.bids_dir.resolve()), str(args.out_dir.resolve()))
     common = ["--work-dir", str(Path("work").resolve()), "--nprocs", str(args.cpus), *args.app_options]
     options = (*common, "--skip-bids-validation")
-    needs = jobs.Needs(args.cpus, args.mem, args.time, scans, "cuda" in args.app_options)
+    needs = jobs.Needs(args.cpus, args.mem, args.time, scans, wants_gpu(args))
     return jobs.Request(tuple(command), folders, options, needs, tuple(args.sbatch))
+
+
+def wants_gpu(args: argparse.Namespace) -> bool:
+    """Whether the app's options, or their file, ask for a GPU."""
+    argv = [str(args.bids_dir), str(args.out_dir), "participant", *args.app_options]
+    given = vars(parser("bids-brainage", __version__).parse_args(argv))
+    from_file = from_toml(given["config"]) if "config" in given else {}
+    return {**from_file, **given}.get("device") == "cuda"
 
 
 def submit(folder: Path, scripts: list[Path]) -> None:

@@ -142,11 +142,16 @@ def write_participant(folder: Path, request: Request, tasks: int, at_once: int |
     return write_text(folder / "participant.sh", _script(directives, request.sbatch) + body)
 
 
-def write_group(folder: Path, request: Request) -> Path:
-    """The script of the group job: which tasks failed, then the group level on what there is."""
-    seconds, gib = measured()["group"]
-    limit = str(math.ceil(TIME_MARGIN * seconds / 60))
-    directives = _directives(request, "group", f"{math.ceil(MEMORY_MARGIN * gib)}G", limit, folder / "group.log")
+def group_limits(scans: int) -> tuple[str, str]:
+    """Memory and time limit of the group level on so many scans, each with maps: measurements with a margin."""
+    (seconds, gib), (more_seconds, more_gib) = (measured()[what] for what in ("group", "group_scan"))
+    memory = math.ceil(MEMORY_MARGIN * (gib + scans * more_gib))
+    return f"{memory}G", str(math.ceil(TIME_MARGIN * (seconds + scans * more_seconds) / 60))
+
+
+def write_group(folder: Path, request: Request, scans: int) -> Path:
+    """The script of the group job: which tasks failed, then the group level on what there is of so many scans."""
+    directives = _directives(request, "group", *group_limits(scans), folder / "group.log")
     tell = shlex.join([sys.executable, "-m", "bids_brainage.toolbox", "slurm", *request.folders, "--status"])
     call = shlex.join([*request.command, *request.folders, "group", *request.options])
     return write_text(folder / "group.sh", _script(directives, request.sbatch) + f"{tell}\n{call}\n")
