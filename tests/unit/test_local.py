@@ -10,10 +10,11 @@ import torch
 from localbundle import ARGUMENTS, CARD, make_bundle, write_maps
 from safetensors.torch import load_file, save_file
 
-from bids_brainage.bids.outputs import path_for
+from bids_brainage.bids.outputs import path_for, sidecar_of
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.errors import BundleError, ScanError, UsageError
+from bids_brainage.core.files import read_json
 from bids_brainage.core.types import Age, Scan, VoxelMaps
 from bids_brainage.image.io import read, save
 from bids_brainage.image.network import WEIGHTS
@@ -29,7 +30,7 @@ from bids_brainage.stats.voxel_bins import read_voxel_bins
 from bids_brainage.workflows.node import node
 from bids_brainage.workflows.predict import predict
 from bids_brainage.workflows.run import find_tools, missing, plan_jobs
-from bids_brainage.workflows.scan_maps import completed, promised
+from bids_brainage.workflows.scan_maps import completed, promised, resolution
 
 SCAN = Scan(Path("/data/sub-01/anat/sub-01_T1w.nii.gz"), {"sub": "01"}, Age(60.5, ""), "F")
 REST = {"atlas": PACKAGED / "muse-atlas", "template": DEFAULT}
@@ -77,6 +78,14 @@ def test_gaps_and_their_correction_add_up_at_each_voxel(made, model):
     assert corrected == pytest.approx(gap - 4, abs=0.011)
     assert sd.min() >= 0
     assert sd.mean() > 0.05
+
+
+def test_the_sidecar_of_a_map_says_its_voxel_size(made):
+    for name, path in made.voxelwise.items():
+        if name.endswith("map:local"):
+            size = read(path).grid.zooms
+            assert read_json(sidecar_of(path))["Resolution"] == f"{size[0]:g} mm isotropic"
+    assert resolution(np.diag([1.5, 1.5, 3, 1])) == "1.5 x 1.5 x 3 mm"
 
 
 def test_means_of_regions_are_those_of_the_map(made):

@@ -205,3 +205,17 @@ def test_an_atlas_of_another_network_is_refused(tmp_path):
     with pytest.raises(UsageError, match="calibrated for another segmentation network"):
         find_tools(options, None)
     assert find_tools(replace(options, models_dir=None), None).segment.name == "segment"
+
+
+def test_what_an_earlier_run_said_of_a_scan_is_no_reason_of_this_one(tmp_path):
+    from niworkflows.engine.workflows import LiterateWorkflow
+
+    from bids_brainage.workflows import engine, scratch
+
+    options = Options(tmp_path, tmp_path / "out", "participant", nipype_plugin="Linear", nprocs=1)
+    job = Job(Scan(Path("/data/sub-01_T1w.nii.gz"), {"sub": "01"}, Age()), {}, "")
+    old = scratch.folder_of(job, tmp_path) / "register" / "reason.txt"
+    old.parent.mkdir(parents=True)
+    old.write_text("No space left on device")
+    said = engine.run(LiterateWorkflow("empty", base_dir=str(tmp_path)), [job], options, tmp_path)
+    assert "No space left" not in said["sub-01"]
