@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -160,8 +161,12 @@ def run_masks(case: Case, clean: Case) -> Found:
     return segment_alone(case)
 
 
+@cache
 def derivatives(folder: Path) -> Path:
-    """Where the app writes; another folder for other code, as the app's own records hold its version alone."""
+    """Where the app writes; another folder for other code, as the app's own records hold its version alone.
+
+    Found once: code that is edited during the run is of the next one.
+    """
     return folder / f"derivatives-{package_source()[:8]}"
 
 

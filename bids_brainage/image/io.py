@@ -18,7 +18,7 @@ from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import atomic
 
 FloatArray = NDArray[np.floating]
-FAINT, TRACE = 0.02, 0.01
+FAINT = 0.05
 
 
 class Grid(NamedTuple):
@@ -309,22 +309,25 @@ def empty(scan: Volume, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def occupied(data: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where a stripped scan holds something: over 2 % of its bright voxels away from the air's value.
+    """Where a stripped scan holds something: by over 5 % of what is bright away from the air's value.
 
-    Interpolation by splines leaves traces of the brain far out in the air; they count as nothing.
+    Interpolation by splines leaves traces of the brain far out in the air, and dips beside its edge; they count as
+    nothing.
     """
-    away = np.abs(data - background(data))
-    return np.asarray(away > FAINT * np.percentile(away[::3, ::3, ::3], 99))
+    away = data - background(data)
+    least = FAINT * np.percentile(np.abs(away[::3, ::3, ::3]), 99)
+    is_lowest = (away < -least).mean() < 0.01
+    return np.asarray((away if is_lowest else np.abs(away)) > least)
 
 
 def nonnegative(data: NDArray[np.float32]) -> NDArray[np.float32]:
     """Intensities with 0 as the darkest; returned as they are where under 1 % of the voxels are negative.
 
-    Traces of interpolation in the air, under 1 % of what is bright, are not counted.
+    Traces of interpolation in the air, under 5 % of what is bright, are not counted.
     A scan that somebody standardised holds values about 0: it is shifted by the first percentile of its foreground,
     and voxels that hold exactly the background's value become 0.
     """
-    if (data < 0).mean() < 0.01 or (data < -TRACE * np.percentile(np.abs(data[::3, ::3, ::3]), 99)).mean() < 0.01:
+    if (data < 0).mean() < 0.01 or (data < -FAINT * np.percentile(np.abs(data[::3, ::3, ::3]), 99)).mean() < 0.01:
         return np.maximum(data, 0)
     empty = data == background(data)
     shifted = data - np.percentile(data[~empty], 1)
