@@ -113,15 +113,13 @@ def sessions_in(folder: Path) -> Sessions:
     there = [e for e in sessions if e.is_dir()]
     links = [Path(e) for e in entries if (e in sessions or e.name == "anat") and e.is_symlink()]
     links += [Path(e) / "anat" for e in there]
-    lost = tuple(path for path in links if path.is_symlink() and not path.exists())
+    lost = tuple(path for path in links if os.path.islink(path) and not os.path.exists(path))  # noqa: PTH110, PTH114
     return Sessions(tuple(e.name.removeprefix("ses-") for e in there), lost)
 
 
 def unlistable(folder: Path) -> str:
     """Why a participant's folder, or one with images in it, cannot be listed; empty where all can."""
     try:
-        for path in sessions_in(folder).lost:
-            return f"{path} {NOWHERE}"
         for _ in _listed(
             folder, tuple(e.name.removeprefix("ses-") for e in _entries(folder) if e.name.startswith("ses-"))
         ):

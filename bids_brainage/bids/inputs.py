@@ -107,8 +107,8 @@ def find_scans(
     scans, unclear, notes = _complete(root, kept, images, sessions, derivatives or {})
     broken = [(path, fault) for path, fault in broken if choice.takes(path)] + unclear
     found = {choice.subject(p) for p in (*(i.path for i in kept), *dict(broken))}
-    empty, unreadable = _without(choice, there, found)
-    lost = [(path, NOWHERE) for subject in sorted(found) for path in looked[subject].lost_of(wanted)]
+    lost = [(path, NOWHERE) for of in looked.values() for path in of.lost_of(wanted) if choice.may_hold(path)]
+    empty, unreadable = _without(choice, there, found | {choice.subject(path) for path, _ in lost})
     return Dataset(scans, empty + skipped, broken + unreadable + lost, notes)
 
 
@@ -130,6 +130,14 @@ class _Choice(NamedTuple):
         entities = name.entities if name else {}
         of_session = not self.sessions or entities.get("ses") in self.sessions
         return of_session and self.filter.keeps(entities, path)
+
+    def may_hold(self, folder: Path) -> bool:
+        """Whether a session's folder may hold what the filter wants, by its session alone."""
+        if "ses" not in self.filter.entities:
+            return True
+        named = [part.removeprefix("ses-") for part in folder.parts if part.startswith("ses-")]
+        by_session = dataclasses.replace(self.filter, entities={"ses": self.filter.entities["ses"]})
+        return by_session.keeps({"ses": named[0]} if named else {}, folder)
 
 
 def _without(choice: _Choice, there: Folders, found: set[str]) -> tuple[list[tuple[str, str]], list[tuple[Path, str]]]:

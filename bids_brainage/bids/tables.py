@@ -210,8 +210,9 @@ def _typed(column: pd.Series) -> pd.Series:
 
 
 def _is_number(text: str) -> bool:
-    """A plain number that a float holds as it is written: no code with zeros in front, no number of 16 digits."""
-    return bool(NUMBER.fullmatch(text)) and not re.match(r"[+-]?0\d", text) and sum(map(str.isdigit, text)) < LONGEST
+    """A plain number, no code: none with zeros in front, no whole one of so many digits that a float rounds it."""
+    is_code = re.match(r"[+-]?0\d", text) or (text.lstrip("+-").isdigit() and len(text) >= LONGEST)
+    return bool(NUMBER.fullmatch(text)) and not is_code
 
 
 def meets_nobody(path: Path, table: pd.DataFrame) -> list[str]:

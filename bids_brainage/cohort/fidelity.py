@@ -184,9 +184,11 @@ def _category(
     truth = np.searchsorted(names, judged.categories[target])
     probability = np.empty((len(judged), len(names)))
     for people, test in tests:
+        people = people.take(np.isin(people.categories[target], names))
         codes = np.searchsorted(names, people.categories[target])
         if set(codes.tolist()) != set(range(len(names))):
-            raise UsageError(f"{source} people lack a {target} that real people have; give some of {', '.join(names)}")
+            lack = f"{source} people lack a {target} that the people have on whom it is tested"
+            raise UsageError(f"{lack}; give some of {', '.join(names)}")
         model = boosted("category", seed).fit(_regions(people), codes)
         probability[test] = model.predict_proba(_regions(judged.take(test)))
     value = _classified(truth, probability)

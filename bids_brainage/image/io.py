@@ -302,10 +302,14 @@ def empty(scan: Volume, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     nothing = inside & ((scan.data == 0) | (scan.data == background(scan.data)))
     if nothing.sum() < 0.01 * inside.sum():
         return np.zeros_like(inside)
-    pieces, _ = ndimage.label(ndimage.binary_opening(nothing))
+    opened = ndimage.binary_opening(nothing)
+    pieces, _ = ndimage.label(opened)
     reaching = np.unique(pieces[ndimage.binary_dilation(~inside, border_value=1)])
     kept = np.isin(pieces, reaching[reaching > 0])
-    return np.asarray(ndimage.binary_dilation(kept, iterations=2, mask=nothing)) if kept.any() else kept
+    within = opened & ~kept
+    if within.any():
+        within = ndimage.binary_dilation(within, iterations=2, mask=nothing)
+    return np.asarray(ndimage.binary_propagation(kept, mask=nothing & ~within))
 
 
 def occupied(data: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -44,9 +44,9 @@ def sections(out_dir: Path, models: Mapping[str, Any]) -> list[Section]:
 def _figure(out_dir: Path, contrast: Mapping[str, Any], space: str) -> dict[str, Any]:
     """Draw the t of a contrast, with lines around what passes the permutation threshold."""
     threshold = contrast["ThresholdT"]["Permutation"]
-    caption = (
-        f"t of {contrast['Contrast']} ({contrast['Model']}); lines: |t| of {threshold:.2f} and more, p < 0.05 corrected"
-    )
+    lines = "no |t| has p < 0.05 corrected" if threshold is None else f"lines: |t| of {threshold:.2f} and more"
+    caption = f"t of {contrast['Contrast']} ({contrast['Model']}); {lines}"
+    caption += "" if threshold is None else ", p < 0.05 corrected"
     image = read(out_dir / contrast["Files"]["t"])
     return {
         "title": contrast["Contrast"],

@@ -263,9 +263,9 @@ def _largest(residual: NDArray[Any], weights: NDArray[Any], orders: NDArray[np.i
 
 def threshold(largest: ArrayLike, alpha: float) -> float:
     """The least t whose :func:`corrected_p` is at most ``alpha``, among those of the permutations; infinite if none."""
-    ordered = np.sort(np.asarray(largest, float))
-    most = int(alpha * len(ordered))
-    return float(ordered[len(ordered) - most]) if most else np.inf
+    ordered = np.unique(np.asarray(largest, float))
+    enough = ordered[corrected_p(ordered, largest) <= alpha]
+    return float(enough[0]) if enough.size else np.inf
 
 
 def corrected_p(t: ArrayLike, largest: ArrayLike) -> Array:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     request = request_of(args, max((sum(p in task for p, _ in scans) for task in tasks), default=0))
     jobs.write_tasks(folder, tasks)
     written = [jobs.write_participant(folder, request, len(tasks), args.at_once)] if tasks else []
-    written.append(jobs.write_group(folder, request, len(scans)))
+    written.append(jobs.write_group(folder, request, len(scans) if gives_maps(args) else 0))
     print(f"{len(people)} participants in {len(tasks)} tasks: {', '.join(map(str, written))}")
     if args.submit:
         submit(folder, written)
@@ -96,16 +97,20 @@ def request_of(args: argparse.Namespace, scans: int) -> jobs.Request:
     folders = (str(args.bids_dir.resolve()), str(args.out_dir.resolve()))
     common = ["--work-dir", str(Path("work").resolve()), "--nprocs", str(args.cpus), *args.app_options]
     options = (*common, "--skip-bids-validation")
-    needs = jobs.Needs(args.cpus, args.mem, args.time, scans, wants_gpu(args))
+    needs = jobs.Needs(args.cpus, args.mem, args.time, scans, given(args).get("device") == "cuda")
     return jobs.Request(tuple(command), folders, options, needs, tuple(args.sbatch))
 
 
-def wants_gpu(args: argparse.Namespace) -> bool:
-    """Whether the app's options, or their file, ask for a GPU."""
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """The app's options, by flags and ``--config``."""
     argv = [str(args.bids_dir), str(args.out_dir), "participant", *args.app_options]
-    given = vars(parser("bids-brainage", __version__).parse_args(argv))
-    from_file = from_toml(given["config"]) if "config" in given else {}
-    return {**from_file, **given}.get("device") == "cuda"
+    flags = vars(parser("bids-brainage", __version__).parse_args(argv))
+    return {**(from_toml(flags["config"]) if "config" in flags else {}), **flags}
+
+
+def gives_maps(args: argparse.Namespace) -> bool:
+    """Whether a model may write maps of brain age: any but ``roi``."""
+    return tuple(given(args).get("models", ("roi", "local"))) != ("roi",)
 
 
 def submit(folder: Path, scripts: list[Path]) -> None:

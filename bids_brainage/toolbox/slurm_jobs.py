@@ -20,6 +20,7 @@ from bids_brainage.bids.tables import read_tsv, write_tsv
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import read_json, write_text
 
+GROWTH_MARGIN, MOST_GIB = 3, 16
 TIME_MARGIN, MEMORY_MARGIN = 10, 3  # over what was measured: busy nodes, slow disks, scans finer than 1 mm
 FAILED = ("task", "participants", "exit_code", "why", "log")
 MEANINGS = {
@@ -128,7 +129,8 @@ def write_participant(folder: Path, request: Request, tasks: int, at_once: int |
     directives = _directives(request, "participant", memory, time, folder / "task-%a.log")
     directives += [f"--array=1-{tasks}{f'%{at_once}' if at_once else ''}"]
     directives += ["--gres=gpu:1"] if request.needs.gpu else []
-    call = shlex.join([*request.command, *request.folders, "participant", *request.options, "--participant-label"])
+    options = without(request.options, "--participant-label")  # a list that is given twice is joined
+    call = shlex.join([*request.command, *request.folders, "participant", *options, "--participant-label"])
     body = (
         f"folder={shlex.quote(str(folder))}\n"
         'labels=$(awk -F "\\t" -v task="$SLURM_ARRAY_TASK_ID" \'$1 == task { print $2 }\' "$folder/tasks.tsv")\n'
@@ -142,16 +144,31 @@ def write_participant(folder: Path, request: Request, tasks: int, at_once: int |
     return write_text(folder / "participant.sh", _script(directives, request.sbatch) + body)
 
 
-def group_limits(scans: int) -> tuple[str, str]:
-    """Memory and time limit of the group level on so many scans, each with maps: measurements with a margin."""
-    (seconds, gib), (more_seconds, more_gib) = (measured()[what] for what in ("group", "group_scan"))
-    memory = math.ceil(MEMORY_MARGIN * (gib + scans * more_gib))
-    return f"{memory}G", str(math.ceil(TIME_MARGIN * (seconds + scans * more_seconds) / 60))
+def without(options: Sequence[str], flag: str) -> list[str]:
+    """Options but a flag, as it is or shortened, and the values after it."""
+    kept, skipping = list[str](), False
+    for word in options:
+        name = word.partition("=")[0]
+        if word.startswith("-"):
+            skipping = len(name) > len("--p") and flag.startswith(name)
+        if not skipping:
+            kept.append(word)
+    return kept
 
 
-def write_group(folder: Path, request: Request, scans: int) -> Path:
-    """The script of the group job: which tasks failed, then the group level on what there is of so many scans."""
-    directives = _directives(request, "group", *group_limits(scans), folder / "group.log")
+def group_limits(maps: int) -> tuple[str, str]:
+    """Memory and time limit of the group level on so many maps of brain age: measurements with a margin.
+
+    The margin of what grows with the maps is smaller: there it is a long run, whose parts average out.
+    """
+    (seconds, gib), (more_seconds, more_gib) = (measured()[what] for what in ("group", "group_map"))
+    memory = math.ceil(MEMORY_MARGIN * gib + min(GROWTH_MARGIN * maps * more_gib, MOST_GIB))
+    return f"{memory}G", str(math.ceil((TIME_MARGIN * seconds + GROWTH_MARGIN * maps * more_seconds) / 60))
+
+
+def write_group(folder: Path, request: Request, maps: int) -> Path:
+    """The script of the group job: which tasks failed, then the group level on what there is of so many maps."""
+    directives = _directives(request, "group", *group_limits(maps), folder / "group.log")
     tell = shlex.join([sys.executable, "-m", "bids_brainage.toolbox", "slurm", *request.folders, "--status"])
     call = shlex.join([*request.command, *request.folders, "group", *request.options])
     return write_text(folder / "group.sh", _script(directives, request.sbatch) + f"{tell}\n{call}\n")

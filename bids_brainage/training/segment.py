@@ -105,9 +105,8 @@ def fit(recipe: Recipe) -> Bundle:
             "seed": recipe.plan.seed,
             "batch": recipe.batch,
             "tiny": recipe.tiny,
-            "start": started and started["bundle"],
         },
-        "label maps, seed, batch or start",
+        "label maps, seed or batch",
     )
     module = Segmenter(network, read_maps(train), read_maps(held_back), recipe.plan, batch=recipe.batch)
     outcome = engine.run(module, lambda first: steps_from(recipe.plan, first), validation_scans(), recipe.plan)

@@ -84,6 +84,7 @@ def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collect
         if absent:
             raise UsageError(f"{out_dir}: holds no brain age of {', '.join(sorted(absent))}; correct --session-label")
         scans = scans[scans["session_id"].isin(named)].reset_index(drop=True)
+        damaged = [line for line in damaged if "/ses-" not in line or any(f"/{name}/" in line for name in named)]
     scans = scans.astype(dict.fromkeys((*TEXTS, "run"), "category"))
     return Collected(scans.astype(dict.fromkeys(NUMBERS, float)), tuple(damaged), n_tables)
 

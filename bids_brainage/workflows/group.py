@@ -91,7 +91,7 @@ def run_group(
     _report_damaged(collected)
     scans = collected.scans
     people, row = per_person(scans)
-    people = _joined(people, bids_dir, phenotype)
+    people = _joined(people, bids_dir, phenotype, everybody=not (participant_label or session_label))
     given = [name for name in people.columns if name not in PEOPLE]
     people["correction_control"] = _controls(people, controls)
     fits = correct(scans, people, row, people["correction_control"].to_numpy(dtype=bool), seed)
@@ -135,12 +135,15 @@ def _content(collected: Collected, people: pd.DataFrame, fits: Fits, query: str 
     }
 
 
-def _joined(people: pd.DataFrame, bids_dir: Path, phenotype: Path | None) -> pd.DataFrame:
-    """``people`` with all own columns, and those of the dataset that have other names."""
+def _joined(people: pd.DataFrame, bids_dir: Path, phenotype: Path | None, *, everybody: bool) -> pd.DataFrame:
+    """``people`` with all own columns, and those of the dataset that have other names.
+
+    Where ``people`` are everybody with a result, rows of the phenotype table that are of nobody are told.
+    """
     from bids_brainage.bids.tables import join_people, meets_nobody, participants_frame
     from bids_brainage.workflows.tables import PEOPLE
 
-    lost = meets_nobody(phenotype, people) if phenotype else []
+    lost = meets_nobody(phenotype, people) if phenotype and everybody else []
     if lost:
         LOG.warning("%s: %d rows are of nobody with a result, e.g. %s", phenotype, len(lost), lost[0])
     return join_people(people.reindex(columns=[*PEOPLE]), participants_frame(bids_dir, phenotype))

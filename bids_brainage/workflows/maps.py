@@ -117,7 +117,8 @@ def load(units: Sequence[Unit], maps: Maps, folder: Path) -> Loaded:
     if stack is None or not kept:
         if damaged:
             raise ScanError(damaged[0])
-        raise NobodyError(f"no map in {maps.space} is of a person with an age; there are no local statistics")
+        who = "a person with an age (and a group, where there are groups)"
+        raise NobodyError(f"no map in {maps.space} is of {who}; there are no local statistics")
     return Loaded(tuple(kept), stack, tuple(notes), tuple(damaged))
 
 

@@ -21,6 +21,8 @@ from bids_brainage.workflows.scratch import clean
 
 DATA = Path(__file__).parents[1] / "data"
 LOG = logging.getLogger("bids_brainage")
+WITHOUT_ATLAS = {"t1w_native", "t1w_preproc", "brain_mask", "t1w_mni_affine", "sex"}
+"""Artefacts that the atlas has no part in."""
 
 
 def run_participant(options: Options, home: Path | None) -> int:
@@ -82,12 +84,13 @@ def find_tools(options: Options, home: Path | None) -> Tools:
         )
     segment, atlas, normative = (registry.find(name, places) for name in ("segment", "muse-atlas", "normative"))
     known = atlas.card["training"].get("segmentation", segment.digest)
-    if known != segment.digest:
+    tools = Tools(models, segment, atlas, normative, synthstrip)
+    if known != segment.digest and tools.needs - WITHOUT_ATLAS:
         raise UsageError(
             f"{atlas.folder}: was calibrated for another segmentation network than {segment.folder}; give the two that "
             "belong together, or make an atlas by `brainage train atlas --segment`"
         )
-    return Tools(models, segment, atlas, normative, synthstrip)
+    return tools
 
 
 def find(options: Options) -> inputs.Dataset:
@@ -218,11 +221,17 @@ def write_reports(jobs: Sequence[Job], options: Options) -> list[str]:
     from bids_brainage.reports.participant import page_of, write_report
 
     faults = []
-    for subject in dict.fromkeys(job.scan.subject for job in jobs):
-        own = [job for job in jobs if job.scan.subject == subject]
-        scans = [job.scan for job in own if not missing(job, options)]
+    try:
+        further = others(jobs, options)
+    except BrainAgeError as error:
+        return [f"no page was written: {error}"]
+    of_subject: dict[str, list[Job]] = {}
+    for job in jobs:
+        of_subject.setdefault(job.scan.subject, []).append(job)
+    for subject, own in of_subject.items():
+        scans = [job.scan for job in own if not missing(job, options)] + further.get(subject, [])
         if scans and (any(job.why for job in own) or not page_of(subject, options.out_dir).is_file()):
-            scans = sorted([*scans, *others(subject, own, options)], key=lambda scan: scan.stem)
+            scans.sort(key=lambda scan: scan.stem)
             try:
                 write_report(subject, scans, options.out_dir, options.template)
             except BrainAgeError as error:
@@ -230,14 +239,18 @@ def write_reports(jobs: Sequence[Job], options: Options) -> list[str]:
     return faults
 
 
-def others(subject: str, jobs: Sequence[Job], options: Options) -> list[Scan]:
-    """Scans of a participant that have a result and that this run was not asked for: their page shows them, too."""
-    if not options.session_label and not options.bids_filter_file:
-        return []
+def others(jobs: Sequence[Job], options: Options) -> dict[str, list[Scan]]:
+    """By participant, scans with a result that this run was not asked for: their page shows them, too."""
     asked = {job.scan.stem for job in jobs}
-    there = inputs.find_scans(options.bids_dir, participant_label=(subject,)).scans
-    marks = {scan.stem: outputs.path_for(scan, outputs.MARK, options.out_dir, options.template) for scan in there}
-    return [scan for scan in there if scan.stem not in asked and marks[scan.stem].is_file()]
+    if not asked or not (options.session_label or options.bids_filter_file):
+        return {}
+    subjects = tuple(dict.fromkeys(job.scan.subject for job in jobs))
+    found: dict[str, list[Scan]] = {}
+    for scan in inputs.find_scans(options.bids_dir, participant_label=subjects).scans:
+        mark = outputs.path_for(scan, outputs.MARK, options.out_dir, options.template)
+        if scan.stem not in asked and mark.is_file():
+            found.setdefault(scan.subject, []).append(scan)
+    return found
 
 
 def close(jobs: Sequence[Job], broken: Sequence[str], options: Options) -> int:

@@ -250,3 +250,28 @@ def test_a_phenotype_table_that_knows_nobody_is_refused_and_one_that_knows_some_
     table.write_text("participant_id\tdiagnosis\n00\tCN\n7\tAD\n")
     run_group(tmp_path / "out", tmp_path / "bids", phenotype=table)
     assert "1 rows are of nobody with a result, e.g. sub-7" in caplog.text
+
+
+def test_numbers_that_were_written_in_full_stay_numbers(tmp_path):
+    write_scan(tmp_path / "out", "sub-01", 50, 48)
+    write_scan(tmp_path / "out", "sub-02", 51, 49)
+    text = "participant_id bmi\nsub-01 24.123456789012345\nsub-02 31.700000000000003"
+    write_people(tmp_path / "bids", text)
+    result = run_group(tmp_path / "out", tmp_path / "bids", controls="bmi < 25")
+    assert [row["correction_control"] for row in rows_of(result.participants)] == ["true", "false"]
+
+
+def test_a_phenotype_table_of_other_people_than_those_asked_for_is_no_error(tmp_path, caplog):
+    for label in ("01", "02"):
+        write_scan(tmp_path / "out", f"sub-{label}", 50, 48)
+    write_people(tmp_path / "bids", "participant_id sex\nsub-01 F")
+    (tmp_path / "p.tsv").write_text("participant_id\tdiagnosis\n02\tCN\n")
+    run_group(tmp_path / "out", tmp_path / "bids", phenotype=tmp_path / "p.tsv", participant_label=("01",))
+    assert "of nobody" not in caplog.text
+
+
+def test_a_damaged_table_of_a_session_that_was_not_asked_for_is_no_matter(tmp_path):
+    write_scan(tmp_path, "sub-01_ses-pre", 50, 48)
+    write_scan(tmp_path, "sub-01_ses-post", 50, 48).write_text("")
+    assert collect(tmp_path, (), ("pre",)).damaged == ()
+    assert len(collect(tmp_path).damaged) == 1

@@ -331,3 +331,16 @@ def test_people_without_a_diagnosis_are_no_patients(tmp_path: Path, capsys: pyte
     assert found.score.tolist() == [0, 2, 4, 5]
     assert len(found.people) == 4
     assert "2 people have no diagnosis" in capsys.readouterr().out
+
+
+def test_categories_that_nobody_tested_has_train_nothing() -> None:
+    """Their codes would be those of others."""
+    people, rng = made(160), np.random.default_rng(0)
+    race = np.array(["Asian", "Black", "White"])[rng.integers(0, 3, 160)]
+    volumes = people.volumes * np.array([1.0, 3.0, 9.0])[np.searchsorted(["Asian", "Black", "White"], race)][:, None]
+    known = People(people.who, people.age, {"race": race}, people.indices, volumes)
+    for pair in (["Black", "White"], ["Asian", "Black"]):
+        rows = fidelity.covariates(known, known, np.random.default_rng(1), known.take(np.isin(race, pair)))
+        auc = rows.query("covariate == 'race' and measure == 'AUC'")["value"]
+        assert len(auc) == 2
+        assert auc.min() > 0.9

@@ -205,3 +205,17 @@ def test_what_is_dark_within_is_no_part_that_was_taken_away():
     nothing = io.empty(io.Volume(data, np.eye(4)), inside)
     assert nothing[..., 28:].sum() == inside[..., 28:].sum()
     assert not nothing[ventricle].any()
+
+
+def test_the_thin_rim_that_stripping_leaves_empty_is_found_whole():
+    """Some voxels thick, as between a brain and the skull; an opening alone keeps little of it."""
+    distance = np.linalg.norm(np.indices((60, 60, 60)) - 30, axis=0)
+    inside, brain = distance < 24, distance < 21.5
+    rng = np.random.default_rng(0)
+    data = np.where(brain, rng.uniform(50, 100, brain.shape), 0).astype(np.float32)
+    nothing = io.empty(io.Volume(data, np.eye(4)), inside)
+    assert nothing[inside & ~brain].mean() > 0.99
+    assert not nothing[brain].any()
+    data[distance < 5] = 0
+    again = io.empty(io.Volume(data, np.eye(4)), inside)
+    assert np.array_equal(again, nothing)

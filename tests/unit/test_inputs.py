@@ -364,6 +364,11 @@ def test_a_folder_that_is_a_link_to_nowhere_is_told_beside_images_that_are_there
         assert [path.relative_to(root).as_posix() for path, _ in found.broken] == ["sub-01/ses-b", "sub-02/ses-c/anat"]
         assert all("link to nowhere" in why for _, why in found.broken)
     assert find_scans(root, session_label=["a"]).broken == []
+    assert find_scans(root, bids_filter={"t1w": {"session": "a"}}).broken == []
+    (root / "sub-03" / "ses-x" / "anat").mkdir(parents=True)
+    (root / "sub-03" / "ses-y").symlink_to("/nowhere/ses-y")
+    found = find_scans(root, session_label=["x"], participant_label=["03"])
+    assert (found.broken, [who for who, _ in found.skipped]) == ([], ["sub-03"])
 
 
 def test_a_damaged_sidecar_of_derivatives_concerns_its_scan_alone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def scan(label, rest=""):
 
 def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
     folder = tmp_path / "sub-1" / "anat"
-    own, other = folder / "sub-1_dseg.nii.gz", folder / "sub-10_dseg.nii.gz"
+    own, other = folder / "sub-1_x.nii.gz", folder / "sub-10_dseg.nii.gz"
     temporary = {}
     for path in (own, other):
         with atomic(path) as name:
@@ -24,7 +24,7 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
             name.write_text("first")
         temporary[path].write_text("half")  # as a kill leaves it
         path.write_text("whole")
-    outputs.begin(scan("1"), tmp_path, "MNI152NLin2009aSym")
+    outputs.begin(scan("1"), tmp_path)
     assert not temporary[own].exists()
     assert temporary[other].read_text() == "half"
     assert own.read_text() == other.read_text() == "whole"
@@ -34,7 +34,7 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
 def test_the_page_s_leftovers_are_those_of_one_participant(tmp_path):
     for name in (".0123456789ab.sub-1.html", ".0123456789ab.sub-10.html", ".bidsignore"):
         write_text(tmp_path / name, "x")
-    outputs.begin(scan("1"), tmp_path, "MNI152NLin2009aSym")
+    outputs.begin(scan("1"), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".0123456789ab.sub-10.html", ".bidsignore"]
 
 

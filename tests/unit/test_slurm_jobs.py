@@ -149,16 +149,35 @@ def test_a_gpu_is_asked_for_however_the_app_is_told(tmp_path, monkeypatch, words
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "c.toml", 'device = "cuda"\n')
     args = argparse.Namespace(bids_dir=tmp_path, out_dir=tmp_path, app_options=words)
-    assert slurm.wants_gpu(args)
+    assert slurm.request_of(asked(args), 1).needs.gpu
     args.app_options = [*words, "--device", "cpu"]
-    assert not slurm.wants_gpu(args)
+    assert not slurm.request_of(asked(args), 1).needs.gpu
 
 
-def test_the_group_job_gets_more_for_more_scans():
-    few, many = slurm_jobs.group_limits(10), slurm_jobs.group_limits(1000)
+def asked(args):
+    return argparse.Namespace(**vars(args), command=None, cpus=1, mem=None, time=None, sbatch=[])
+
+
+def test_the_group_job_gets_more_for_more_maps_and_no_more_than_clusters_give():
+    few, many, most = (slurm_jobs.group_limits(n) for n in (10, 1000, 100_000))
     assert int(few[1]) <= 10
-    assert int(many[1]) >= 60
-    assert int(many[0].removesuffix("G")) > int(few[0].removesuffix("G"))
+    assert 12 <= int(many[1]) <= 60
+    assert int(most[1]) <= 24 * 60
+    assert [int(memory.removesuffix("G")) for memory, _ in (few, many, most)] == [2, 4, 18]
+
+
+@pytest.mark.parametrize("flag", ["--participant-label", "--participant", "--participant-label=01"])
+def test_a_task_is_told_its_own_participants_alone(tmp_path, flag):
+    """A list that is given twice is joined: each task would do everybody."""
+    words = (flag, "02", "--models", "roi", "-w", "x") if "=" not in flag else (flag, "--models", "roi", "-w", "x")
+    request = slurm_jobs.Request(("app",), ("b", "o"), words, NEEDS, ())
+    (line,) = [
+        line
+        for line in slurm_jobs.write_participant(tmp_path, request, 2, None).read_text().splitlines()
+        if line.startswith("app ")
+    ]
+    assert line == "app b o participant --models roi -w x --participant-label $labels"
+    assert flag in slurm_jobs.write_group(tmp_path, request, 0).read_text()
 
 
 @pytest.mark.slow

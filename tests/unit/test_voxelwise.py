@@ -187,3 +187,6 @@ def test_the_threshold_is_where_the_corrected_p_is_alpha():
     assert voxelwise.corrected_p(found, largest) == pytest.approx(50 / 1001)
     assert voxelwise.corrected_p(found - 0.005, largest) > 0.05
     assert voxelwise.threshold(largest[:10], 0.05) == np.inf
+    tied = np.repeat([5.0, 4.0, 3.0], [60, 40, 901])
+    assert voxelwise.threshold(tied, 0.05) == np.inf  # 60 of 1001 reach the largest
+    assert voxelwise.threshold(np.repeat([6.0, 5.0, 3.0], [10, 60, 931]), 0.05) == 6
