@@ -150,8 +150,11 @@ def test_label_that_begins_alike_is_another_person(tmp_path: Path) -> None:
 
 
 def test_damaged_sidecar_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"desc-preproc_T1w\.json"):
-        look(tmp_path, [t1w("01")], both("sub-01", "sub-01/anat", "{"))
+    root = make_dataset(tmp_path / "raw", [t1w("01")])
+    prep = make_dataset(tmp_path / "prep-x", kind="derivative", extra=both("sub-01", "sub-01/anat", "{"))
+    ((path, why),) = find_scans(root, derivatives={"prep": prep}).broken
+    assert path.name == "sub-01_T1w.nii.gz"
+    assert "desc-preproc_T1w.json" in why
 
 
 def test_arguments(tmp_path: Path) -> None:
