@@ -14,7 +14,7 @@ from typing import Any
 
 from bids_brainage import __version__
 from bids_brainage.core.errors import BrainAgeError, UsageError, in_a_line
-from bids_brainage.options import Options, flag_name, from_toml, parser
+from bids_brainage.options import Options, flag_name, parser, read
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 LOG = logging.getLogger("bids_brainage")
@@ -28,9 +28,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     UsageError
         Where a value cannot be used, a file that is named is not there, or the folders contradict each other.
     """
-    given = vars(parser("bids-brainage", __version__).parse_args(argv))
-    from_file = from_toml(given["config"]) if "config" in given else {}
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in {**from_file, **given}.items()}
+    given = read(parser("bids-brainage", __version__), argv)
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     options = Options(**values)
     _check(options)
     return options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -217,6 +217,12 @@ def words(values: Mapping[str, Any]) -> list[str]:
         given = [] if value is True else value if isinstance(value, list | tuple) else [value]
         made += [flag_name(f.name), *map(str, given)]
     return made
+
+
+def read(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """What a command line gives, and what its ``--config`` file does; the command line wins."""
+    given = vars(made.parse_args(argv))
+    return {**(from_toml(given["config"]) if "config" in given else {}), **given}
 
 
 def from_toml(path: Path) -> dict[str, Any]:

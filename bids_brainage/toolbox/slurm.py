@@ -12,7 +12,7 @@ from typing import Any
 from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json
-from bids_brainage.options import from_toml, parser
+from bids_brainage.options import parser, read
 from bids_brainage.toolbox import slurm_jobs as jobs
 
 APP = (sys.executable, "-m", "bids_brainage.cli")
@@ -104,8 +104,7 @@ def request_of(args: argparse.Namespace, scans: int) -> jobs.Request:
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """The app's options, by flags and ``--config``."""
     argv = [str(args.bids_dir), str(args.out_dir), "participant", *args.app_options]
-    flags = vars(parser("bids-brainage", __version__).parse_args(argv))
-    return {**(from_toml(flags["config"]) if "config" in flags else {}), **flags}
+    return read(parser("bids-brainage", __version__), argv)
 
 
 def gives_maps(args: argparse.Namespace) -> bool:
