@@ -20,7 +20,7 @@ from bids_brainage.simulate.second import SECOND
 from bids_brainage.toolbox import main
 from bids_brainage.training.validate import measures
 from bids_brainage.training.validate.counterfactuals import Arm, measured, with_offset
-from bids_brainage.training.validate.people import SCHEMES, UNSEEN, Plan, subjects, trained_on
+from bids_brainage.training.validate.people import SCHEMES, UNSEEN, Plan, shared_out, subjects, trained_on
 from bids_brainage.training.validate.scenes import Scene, Stage, inputs
 from bids_brainage.training.validate.table import Key, Row, Sample, means, reliability, resolution, side_by_side
 from tests.unit.localbundle import make_bundle
@@ -165,6 +165,19 @@ def test_no_seed_is_one_that_training_could_draw():
     assert len({seed for s in own for seed in (s.person.seed, *s.scans)}) == 150
     assert own == subjects(plan, (20.0, 90.0))
     assert {s.age for s in own} >= {20.0, 90.0}
+
+
+@given(st.integers(5, 60), st.integers(1, 20), st.integers(0, 1000))
+def test_each_base_is_had_by_women_and_men_alike(n, count, seed):
+    people = subjects(Plan(n=n, seed=seed), (20.0, 90.0))
+    groups = shared_out(people, count, seed)
+    assert sorted(one.number for group in groups for one in group) == list(range(n))
+    for sex in "FM":
+        having = [sum(one.person.sex == sex for one in group) for group in groups]
+        assert max(having) - min(having) <= 1
+    sizes = [len(group) for group in groups]
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_site_of_training_is_refused_and_the_default_is_never_one(tmp_path):

@@ -135,10 +135,18 @@ def subjects(plan: Plan, ages: tuple[float, float]) -> list[Subject]:
 
 
 def by_base(plan: Plan, people: Sequence[Subject]) -> Iterator[tuple[Anatomy, list[Subject]]]:
-    """The base anatomies, one at a time, with those who have it; people have them in turn."""
+    """The base anatomies, one at a time, with those who have it (`shared_out`)."""
     if plan.bases is None:
         yield anatomy.build(plan.step), list(people)
         return
-    count = len(find(plan.bases))
-    for i, base in zip(range(min(count, len(people))), registered_bases(plan.bases, plan.step), strict=False):
-        yield base, list(people[i::count])
+    groups = shared_out(people, len(find(plan.bases)), plan.seed)
+    for own, base in zip(groups, registered_bases(plan.bases, plan.step), strict=False):
+        yield base, own
+
+
+def shared_out(people: Sequence[Subject], count: int, seed: int) -> list[list[Subject]]:
+    """Who has which of ``count`` bases; none without people. Women and men have each equally often, whatever the age."""
+    drawn = np.random.default_rng((seed, 8)).permutation(len(people))
+    turns = sorted(drawn.tolist(), key=lambda number: people[number].person.sex)
+    groups = [sorted(turns[first::count]) for first in range(min(count, len(people)))]
+    return [[people[number] for number in group] for group in groups]
