@@ -165,12 +165,20 @@ def reason_to_run(
     return difference(old, {**sums, **fingerprint})
 
 
-def begin(scan: Scan, out_dir: Path) -> None:
-    """Take the result of a scan that is to be done back, and what a killed run left half-written.
+def begin(scans: Iterable[Scan], out_dir: Path) -> None:
+    """Take the results of scans that are to be done back, and what a killed run left half-written.
 
     All of it goes, also what is of another model or template than the new one, and the participant's page: nothing
     may stand beside the new result that was made of another image or with another age.
     """
+    pages = set()
+    for scan in scans:
+        _take_back(scan, out_dir)
+        pages.add(f"sub-{scan.subject}.html")
+    sweep(Path(out_dir), *pages)
+
+
+def _take_back(scan: Scan, out_dir: Path) -> None:
     for mark in (MARK, "brainage"):
         path_for(scan, mark, out_dir, "").unlink(missing_ok=True)
     for name in artefact_names():
@@ -181,7 +189,6 @@ def begin(scan: Scan, out_dir: Path) -> None:
     (Path(out_dir) / f"sub-{scan.subject}.html").unlink(missing_ok=True)
     for folder in (Path(out_dir) / _folder(scan), Path(out_dir) / f"sub-{scan.subject}" / "figures"):
         sweep(folder, f"{scan.stem}_")
-    sweep(Path(out_dir), f"sub-{scan.subject}.html")
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:

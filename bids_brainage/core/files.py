@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import shutil
@@ -61,10 +60,11 @@ def refresh(path: Path, text: str) -> bool:
     return True
 
 
-def sweep(folder: Path, start: str) -> None:
-    """Remove what killed writers of files whose names begin with ``start`` left in a folder."""
-    for path in Path(folder).glob(f".{'[0-9a-f]' * DIGITS}.{glob.escape(start)}*"):
-        path.unlink(missing_ok=True)
+def sweep(folder: Path, *starts: str) -> None:
+    """Remove what killed writers of files whose names begin with any of ``starts`` left in a folder, listed once."""
+    for path in Path(folder).glob(f".{'[0-9a-f]' * DIGITS}.*"):
+        if path.name[DIGITS + 2 :].startswith(starts):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -181,8 +181,7 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
         sums, job.stamps = read(job.scan)
         job.fingerprint = sums | job.fingerprint
     workflow = engine.build(todo, options, tools, device, threads, work)
-    for job in todo:
-        outputs.begin(job.scan, options.out_dir)
+    outputs.begin((job.scan for job in todo), options.out_dir)
     if options.write_graph:
         engine.draw(workflow, options.out_dir / "logs")
     refresh(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))

@@ -328,7 +328,7 @@ def test_a_scan_that_is_to_be_done_again_leaves_nothing_of_the_old_result(
     for path in maps:
         write(path, "x")
         write(outputs.sidecar_of(path), "{}")
-    outputs.begin(first, out)
+    outputs.begin([first], out)
     assert not [path for path in out.rglob("*") if path.is_file() and path.name.startswith(f"{first.stem}_")]
     assert {path for path in out.rglob("*") if f"{other.stem}_" in path.name} == before
     assert not (out / f"sub-{first.subject}.html").exists()

@@ -87,6 +87,6 @@ def test_what_an_earlier_run_left_goes_with_a_complete_scan_alone(tmp_path):
         write_text(folder_of(one, tmp_path) / "n4" / "x", "x")
     for one in (whole, half):
         write_outputs(one, options)
-    outputs.begin(half.scan, options.out_dir)
+    outputs.begin([half.scan], options.out_dir)
     clean([whole, half], options, tmp_path)
     assert sorted(p.name for p in (tmp_path / WORKFLOW).iterdir()) == ["sub_01x", "sub_02"]

@@ -24,7 +24,7 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
             name.write_text("first")
         temporary[path].write_text("half")  # as a kill leaves it
         path.write_text("whole")
-    outputs.begin(scan("1"), tmp_path)
+    outputs.begin([scan("1")], tmp_path)
     assert not temporary[own].exists()
     assert temporary[other].read_text() == "half"
     assert own.read_text() == other.read_text() == "whole"
@@ -34,8 +34,20 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
 def test_the_page_s_leftovers_are_those_of_one_participant(tmp_path):
     for name in (".0123456789ab.sub-1.html", ".0123456789ab.sub-10.html", ".bidsignore"):
         write_text(tmp_path / name, "x")
-    outputs.begin(scan("1"), tmp_path)
+    outputs.begin([scan("1")], tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".0123456789ab.sub-10.html", ".bidsignore"]
+
+
+def test_the_output_folder_is_listed_once_however_many_scans_are_done(tmp_path, monkeypatch):
+    listed = []
+    listing = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, *rest: listed.append(self) or listing(self, *rest))
+    names = [f"{number:02d}" for number in range(20)]
+    for name in names:
+        write_text(tmp_path / f".0123456789ab.sub-{name}.html", "x")
+    outputs.begin(map(scan, names), tmp_path)
+    assert listed.count(tmp_path) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_says_the_same_is_left_alone(tmp_path):
