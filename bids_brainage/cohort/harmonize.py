@@ -261,12 +261,13 @@ def _complete(people: People, sites: NDArray[np.str_] | None = None) -> None:
     """Refuse people without an age, sex or volume, or, where sites are given, without one."""
     if sites is not None and sites.shape != (len(people),):
         raise UsageError(f"{sites.size} sites for {len(people)} people; give one a person")
+    everybody = np.ones(len(people), bool)
     there: Mapping[str, NDArray[np.bool_]] = {
-        "site": np.array([sites is None or not is_missing(name) for name in (people.who if sites is None else sites)]),
+        "site": everybody if sites is None else np.array([not is_missing(name) for name in sites]),
         "age": np.isfinite(people.age),
         "sex of F or M": np.isin(np.asarray(people.categories["sex"]), ["F", "M"]),
         "volume of each region": np.asarray(np.isfinite(people.volumes).all(axis=1)),
-        "intracranial volume": np.ones(len(people), bool) if people.icv is None else np.isfinite(people.icv),
+        "intracranial volume": everybody if people.icv is None else np.isfinite(people.icv),
     }
     for what, has in there.items():
         if not has.all():

@@ -130,16 +130,18 @@ def _augmentations(
     if patients is None:
         return {}
     healthy = patients.diagnosis == patients.control
-    own = int(healthy.sum()) >= uses.FEWEST
-    unseen = held_out is not None and len(held_out) >= uses.FEWEST
-    others, name_of_others = (held_out, "held-out people") if held_out is not None and unseen else (real, "real people")
-    controls = patients.people.take(healthy) if own else others
+    if int(healthy.sum()) >= uses.FEWEST:
+        controls, source = patients.people.take(healthy), "patients' table"
+    elif held_out is not None and len(held_out) >= uses.FEWEST:
+        controls, source = held_out, "held-out people"
+    else:
+        controls, source = real, "real people"
     found = {}
     for name in sorted(set(patients.diagnosis.tolist()) - {patients.control}):
         ill = patients.people.take(patients.diagnosis == name)
         if len(ill) >= uses.FEWEST:
             found[f"{patients.control} vs {name}"] = records(uses.augmentation(controls, synthetic, ill, rng, splits))
-    return {"controls": "patients' table" if own else name_of_others, "splits": splits, "contrasts": found}
+    return {"controls": source, "splits": splits, "contrasts": found}
 
 
 def _gap(real: People, synthetic: People, patients: Patients | None, rng: np.random.Generator) -> Mapping[str, Any]:

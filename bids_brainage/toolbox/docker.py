@@ -16,7 +16,7 @@ from typing import Any
 
 from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
-from bids_brainage.options import fields, from_toml, kind, parser, words
+from bids_brainage.options import fields, kind, parser, read, words
 
 IMAGE = f"ghcr.io/bids-brainage/bids-brainage:{__version__}"
 ENGINES = ("docker", "podman")
@@ -60,10 +60,10 @@ def given(argv: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     own = made.add_argument_group("Container (--dry-run prints the command)")
     own.add_argument("--engine", choices=ENGINES, default="docker", help="default: %(default)s")
     own.add_argument("--image", default=IMAGE, metavar="NAME", help="default: %(default)s")
-    values = vars(made.parse_args(argv))
+    values = read(made, argv)
+    values.pop("config", None)
     wrapper = {name: values.pop(name, False) for name in ("engine", "image", "dry_run")}
-    from_file = from_toml(values.pop("config")) if "config" in values else {}
-    return {**from_file, **values}, wrapper
+    return values, wrapper
 
 
 def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[dict[str, Any], Mounts]:

@@ -145,7 +145,7 @@ def by_base(plan: Plan, people: Sequence[Subject]) -> Iterator[tuple[Anatomy, li
 
 
 def shared_out(people: Sequence[Subject], count: int, seed: int) -> list[list[Subject]]:
-    """Who has which of ``count`` bases; none without people. Women and men have each equally often, whatever the age."""
+    """Who has which of ``count`` bases, none without people; women and men have each equally often, at any age."""
     drawn = np.random.default_rng((seed, 8)).permutation(len(people))
     turns = sorted(drawn.tolist(), key=lambda number: people[number].person.sex)
     groups = [sorted(turns[first::count]) for first in range(min(count, len(people)))]
