@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,17 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     UsageError
         Where a value cannot be used, a file that is named is not there, or the folders contradict each other.
     """
-    given = read(parser("bids-brainage", __version__), argv)
+    return checked(read(parser("bids-brainage", __version__), argv))
+
+
+def checked(given: Mapping[str, Any]) -> Options:
+    """Options by name as :class:`Options`, unless they can be known to be wrong before anything is read.
+
+    Raises
+    ------
+    UsageError
+        As of :func:`parse`.
+    """
     values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     options = Options(**values)
     _check(options)
@@ -36,7 +46,6 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
 
 def _check(options: Options) -> None:
-    """What can be known to be wrong before anything is read."""
     for name in ("nprocs", "omp_nthreads", "mem_mb"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -79,6 +88,11 @@ def _check_folders(options: Options) -> None:
     if index is not None and bids in (index.resolve(), *index.resolve().parents):
         raise UsageError(
             f"--bids-database-dir {index}: lies inside the dataset, which is never written to; give another"
+        )
+    work = (options.work_dir or Path("work")).resolve()
+    if options.level == "participant" and bids in (work, *work.parents):
+        raise UsageError(
+            f"{work}: the work folder lies inside the dataset, which is never written to; give another with -w"
         )
 
 

@@ -37,11 +37,23 @@ def run(args: argparse.Namespace) -> int:
     out = home / "output"
     write_bids(config, home, home / "bids")
     argv = [sys.executable, "-m", "bids_brainage.cli", str(home / "bids"), str(out), "participant"]
-    argv += ["-w", str(home / "work"), "--models", *(config.get("models") or ["roi"]), "--skip-bids-validation"]
+    argv += ["-w", str(home / "work"), "--models", *models(config), "--skip-bids-validation"]
     code = subprocess.run(argv, check=False).returncode
     if code == 0:
         write_json(home / "product.json", product(out))
     return code
+
+
+def models(config: Mapping[str, Any]) -> list[str]:
+    """Names of the models: a list, or in one text, as the platform's form gives it; ``roi`` where there are none.
+
+    Examples
+    --------
+    >>> models({"models": "roi, local"})
+    ['roi', 'local']
+    """
+    asked = config.get("models") or "roi"
+    return asked.replace(",", " ").split() if isinstance(asked, str) else [str(name) for name in asked]
 
 
 def write_bids(config: Mapping[str, Any], home: Path, bids: Path) -> Path:

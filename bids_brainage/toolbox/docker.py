@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_brainage import __version__
+from bids_brainage.cli import checked
 from bids_brainage.core.errors import UsageError
 from bids_brainage.options import fields, kind, parser, read, words
 
@@ -39,6 +40,10 @@ OF_THE_IMAGE = {
     "usr",
     "var",
 }
+ITS_OWN = {*(f"/usr/{name}" for name in ("bin", "lib", "local", "local/bin", "local/lib", "sbin", "share"))} | {
+    f"/opt/bids-brainage{name}" for name in ("", "/bin", "/lib")
+}
+"""Where the image has its programs."""
 Mounts = dict[Path, str]
 
 
@@ -75,7 +80,9 @@ def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[d
         Where a file or folder that must exist does not, or would hide the container's own.
     """
     mounts: Mounts = {}
-    seen = dict(values) | {"work_dir": values.get("work_dir") or Path("work")}
+    seen = dict(values)
+    if values["level"] == "participant":
+        seen["work_dir"] = values.get("work_dir") or Path("work")
     for f in fields():
         value = seen.get(f.name)
         if value is None:
@@ -83,8 +90,8 @@ def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[d
         if kind(f)[0] is Path:
             seen[f.name] = mount(Path(value), mounts, made=f.metadata["made"])
         elif f.metadata["metavar"].endswith("=PATH"):
-            pairs = [text.partition("=") for text in value]
-            seen[f.name] = [f"{name}={mount(Path(path), mounts)}" for name, _, path in pairs]
+            pairs = [text.split("=", 1) if "=" in text else (Path(text).name, text) for text in value]
+            seen[f.name] = [f"{name}={mount(Path(path), mounts)}" for name, path in pairs]
         elif f.metadata["metavar"].endswith("_OR_DIR") and Path(value).is_dir():
             seen[f.name] = mount(Path(value), mounts)
     seen["bids_dir"] = mount(values["bids_dir"], mounts)
@@ -96,20 +103,34 @@ def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[d
 
 
 def mount(path: Path, mounts: Mounts, *, made: bool = False) -> str:
-    """Note the folder of a path among the mounts (of a file, the one that it lies in); returns the path inside."""
-    path = path.expanduser().resolve()
-    if not made and not path.exists():
-        raise UsageError(f"{path}: there is no such file or folder; correct the command")
-    if path.exists() and made and not path.is_dir():
-        raise UsageError(f"{path}: is a file; give a folder")
-    folder = path.parent if path.is_file() else path
+    """Note the folder of a path among the mounts; returns the path inside.
+
+    A file keeps its name and the files beside it; where it is a link, the folder that it leads to is mounted, too.
+    """
+    target = path.expanduser().resolve()
+    if not made and not target.exists():
+        raise UsageError(f"{target}: there is no such file or folder; correct the command")
+    if target.exists() and made and not target.is_dir():
+        raise UsageError(f"{target}: is a file; give a folder")
+    if not target.is_file():
+        _share(target, mounts, made)
+        return inside(target)
+    named = path.expanduser().absolute()
+    folder = named.parent.resolve()
+    for one in (folder, target.parent):
+        _share(one, mounts, made)
+    return inside(folder / named.name)
+
+
+def _share(folder: Path, mounts: Mounts, made: bool) -> None:
+    """Note a folder among the mounts, unless it would hide what the container has there."""
     if ":" in "".join(folder.parts[1:]):
         raise UsageError(f"{folder}: holds a colon, which cannot be mounted; rename it")
     parts = folder.parts[1:] or ("",)
-    if len(parts) == 1 and parts[0] in OF_THE_IMAGE and not folder.drive:
+    is_own = str(folder) in ITS_OWN or (len(parts) == 1 and parts[0] in OF_THE_IMAGE)
+    if is_own and not folder.drive:
         raise UsageError(f"{folder}: cannot be shared with the container, which has its own; use a folder below it")
     mounts[folder] = "rw" if made else mounts.get(folder, "ro")
-    return inside(path)
 
 
 def command(values: Mapping[str, Any], wrapper: Mapping[str, Any], environment: Mapping[str, str]) -> list[str]:
@@ -126,17 +147,25 @@ def command(values: Mapping[str, Any], wrapper: Mapping[str, Any], environment: 
 
 
 def _user(engine: str) -> list[str]:
-    """Files belong to who called; rootless podman maps that user to itself."""
+    """Files belong to who called, and what only one of the caller's groups may read is read.
+
+    Rootless podman maps the user to itself; it is not let down by SELinux, which would deny it folders that bear no
+    label of containers. Docker gives up the caller's further groups where a user is named.
+    """
     if not hasattr(os, "getuid"):
         return []
     user = ["--user", f"{os.getuid()}:{os.getgid()}"]
-    return [*(["--userns", "keep-id"] if engine == "podman" and os.getuid() else []), *user]
+    if engine == "podman":
+        return ["--security-opt", "label=disable", *(["--userns", "keep-id"] if os.getuid() else []), *user]
+    further = sorted({*os.getgroups()} - {os.getgid()})
+    return [*user, *(word for group in further for word in ("--group-add", str(group)))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; on success the engine takes this process over, so that signals and exit code are the app's."""
     try:
         values, wrapper = given(argv)
+        checked(values)
         line = command(values, wrapper, os.environ)
         if wrapper["dry_run"]:
             print(shlex.join(line))

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     made.add_argument("--submit", action="store_true", help="send the jobs, too")
     made.add_argument("--resume", action="store_true", help="only participants with a scan that is not complete")
     made.add_argument("--status", action="store_true", help="say which tasks of the last submission failed, and why")
+    made.add_argument("--submission", type=_positive, metavar="NN", help="of --status: this one, not the last sent")
     made.add_argument(
         "--array-size", type=_positive, default=1000, metavar="N",
         help="at most this many tasks; more participants share tasks (default: %(default)s, as most clusters allow)",
@@ -61,17 +63,18 @@ def run(args: argparse.Namespace) -> int:
     """Write, and with ``--submit`` send, the jobs; or tell what became of the last ones."""
     root = args.out_dir.resolve() / "logs" / "slurm"
     if args.status:
-        return status(jobs.last(root))
-    if "--dry-run" in args.app_options:
+        return status(jobs.chosen(root, args.submission))
+    if given(args).get("dry_run"):
         raise UsageError("--dry-run: would reach every task; leave --submit out and read the scripts instead")
-    earlier = jobs.last(root) if jobs.submissions(root) else None
-    if args.submit and earlier is not None and jobs.running(jobs.ids(earlier)):
-        raise UsageError(f"{earlier}: its jobs have not ended; wait for them or scancel {' '.join(jobs.ids(earlier))}")
+    for earlier in jobs.submissions(root) if args.submit else ():
+        if jobs.running(numbers := jobs.ids(earlier)):
+            raise UsageError(f"{earlier}: its jobs have not ended; wait for them or scancel {' '.join(numbers)}")
     scans = planned(args)
     people = list(dict.fromkeys(person for person, why in scans if why or not args.resume))
     folder = jobs.new_folder(root)
     tasks = jobs.shared_out(people, args.array_size, args.per_task)
-    request = request_of(args, max((sum(p in task for p, _ in scans) for task in tasks), default=0))
+    scans_of = Counter(person for person, _ in scans)
+    request = request_of(args, max((sum(scans_of[person] for person in task) for task in tasks), default=0))
     jobs.write_tasks(folder, tasks)
     written = [jobs.write_participant(folder, request, len(tasks), args.at_once)] if tasks else []
     written.append(jobs.write_group(folder, request, len(scans) if gives_maps(args) else 0))
@@ -92,12 +95,14 @@ def planned(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def request_of(args: argparse.Namespace, scans: int) -> jobs.Request:
-    """What each job is to run and asks for; the user's options come last, for the last of two flags counts."""
+    """What each job is to run and asks for."""
     command = shlex.split(args.command) if args.command else APP
     folders = (str(args.bids_dir.resolve()), str(args.out_dir.resolve()))
-    common = ["--work-dir", str(Path("work").resolve()), "--nprocs", str(args.cpus), *args.app_options]
-    options = (*common, "--skip-bids-validation")
-    needs = jobs.Needs(args.cpus, args.mem, args.time, scans, given(args).get("device") == "cuda")
+    asked = given(args)
+    unless_asked = {"work_dir": ("--work-dir", str(Path("work").resolve())), "nprocs": ("--nprocs", str(args.cpus))}
+    defaults = [word for name, words in unless_asked.items() if name not in asked for word in words]
+    options = (*defaults, *args.app_options, "--skip-bids-validation")
+    needs = jobs.Needs(args.cpus, args.mem, args.time, scans, asked.get("device") == "cuda")
     return jobs.Request(tuple(command), folders, options, needs, tuple(args.sbatch))
 
 

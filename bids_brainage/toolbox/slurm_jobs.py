@@ -93,18 +93,24 @@ def submissions(root: Path) -> list[Path]:
     return sorted((p for p in root.glob("[0-9]*") if p.name.isdigit()), key=lambda p: int(p.name))
 
 
-def last(root: Path) -> Path:
-    """Folder of the last submission."""
-    found = submissions(root)
+def chosen(root: Path, number: int | None = None) -> Path:
+    """Folder of a submission by its number; without one, of the last that was sent, else of the last that was written.
+
+    Raises
+    ------
+    UsageError
+        Where there is none.
+    """
+    found = [one for one in submissions(root) if number in (None, int(one.name))]
     if not found:
-        raise UsageError(f"{root}: holds no submission; make one by `brainage slurm BIDS_DIR OUT_DIR --submit`")
-    return found[-1]
+        which = "holds no submission" if number is None else f"holds no submission {number}"
+        raise UsageError(f"{root}: {which}; make one by `brainage slurm BIDS_DIR OUT_DIR --submit`")
+    return max(found, key=lambda one: (bool(ids(one)), int(one.name)))
 
 
 def new_folder(root: Path) -> Path:
     """A folder for the next submission."""
-    number = int(last(root).name) + 1 if submissions(root) else 1
-    folder = root / f"{number:02d}"
+    folder = root / f"{max((int(one.name) for one in submissions(root)), default=0) + 1:02d}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -169,7 +175,8 @@ def group_limits(maps: int) -> tuple[str, str]:
 def write_group(folder: Path, request: Request, maps: int) -> Path:
     """The script of the group job: which tasks failed, then the group level on what there is of so many maps."""
     directives = _directives(request, "group", *group_limits(maps), folder / "group.log")
-    tell = shlex.join([sys.executable, "-m", "bids_brainage.toolbox", "slurm", *request.folders, "--status"])
+    own = ["--status", "--submission", folder.name]
+    tell = shlex.join([sys.executable, "-m", "bids_brainage.toolbox", "slurm", *request.folders, *own])
     call = shlex.join([*request.command, *request.folders, "group", *request.options])
     return write_text(folder / "group.sh", _script(directives, request.sbatch) + f"{tell}\n{call}\n")
 

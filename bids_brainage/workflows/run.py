@@ -201,13 +201,8 @@ def place_of_work(options: Options) -> Path:
 
 
 def work_dir(options: Options) -> Path:
-    """The folder for intermediate files, made and writable, never in the dataset."""
+    """The folder for intermediate files, made and writable."""
     work = place_of_work(options)
-    bids = options.bids_dir
-    if work == bids or bids in work.parents:
-        raise UsageError(
-            f"{work}: the work folder lies inside the dataset, which is never written to; give another with -w"
-        )
     try:
         make_writable(work)
     except OSError as error:

@@ -83,6 +83,33 @@ def test_a_model_by_its_folder_is_mounted_and_a_name_stays(folder, capsys):
     assert line[line.index("--genmind") + 1] == "auto"
 
 
+def test_a_derivative_dataset_without_a_name_is_named_after_its_folder(folder, capsys):
+    (folder / "fmriprep").symlink_to(folder / "reused")
+    line = shown(capsys, "bids", "out", "participant", "--derivatives", "reused", "fmriprep")
+    first = line.index("--derivatives") + 1
+    assert line[first : first + 2] == [f"reused={folder}/reused", f"fmriprep={folder}/reused"]
+    assert mounts(line)[f"{folder}/reused"] == "ro"
+    assert str(folder) not in mounts(line)
+
+
+def test_a_file_that_is_a_link_keeps_its_name_and_what_lies_beside_it(folder, capsys):
+    (folder / "annex").mkdir()
+    (folder / "files" / "FILE.tsv").rename(folder / "annex" / "MD5E-s3.tsv")
+    (folder / "files" / "FILE.tsv").symlink_to(folder / "annex" / "MD5E-s3.tsv")
+    line = shown(capsys, "bids", "out", "group", "--phenotype", "files/FILE.tsv")
+    assert line[line.index("--phenotype") + 1] == f"{folder}/files/FILE.tsv"
+    assert mounts(line)[f"{folder}/files"] == mounts(line)[f"{folder}/annex"] == "ro"
+
+
+def test_what_the_caller_s_groups_may_read_is_read(folder, capsys, monkeypatch):
+    monkeypatch.setattr(os, "getgroups", lambda: [os.getgid(), 4321, 1234])
+    line = shown(capsys, "bids", "out", "group")
+    assert [line[i + 1] for i, word in enumerate(line) if word == "--group-add"] == ["1234", "4321"]
+    podman = shown(capsys, "bids", "out", "group", "--engine", "podman")
+    assert "--group-add" not in podman
+    assert podman[podman.index("--security-opt") + 1] == "label=disable"
+
+
 def test_a_config_file_is_read_outside(folder, capsys):
     write_text(folder / "run.toml", 'models_dir = "DIR"\nnprocs = 3\nrandom_seed = 7')
     line = shown(capsys, "bids", "out", "participant", "--config", "run.toml", "--random-seed", "0")
@@ -107,10 +134,13 @@ def test_the_gpu_and_installed_models_reach_the_container(folder, capsys, monkey
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["none", "out", "participant"], "none: there is no such file or folder"),
+        (["none", "out", "participant"], "none: there is no such folder"),
         (["bids", "out", "group", "--phenotype", "gone.tsv"], "gone.tsv: there is no such file"),
         (["bids", "files/FILE.tsv", "group"], "FILE.tsv: is a file; give a folder"),
         (["/usr", "out", "group"], "/usr: cannot be shared"),
+        (["/usr/local", "out", "group"], "/usr/local: cannot be shared"),
+        (["bids", "out", "participant", "-w", "bids/work"], "bids/work: the work folder lies inside the dataset"),
+        (["bids", "bids/out", "participant"], "bids/out: lies inside the dataset"),
         (["bids", "out", "participant", "--engine", "podman"], "podman: is not installed"),
     ],
 )
@@ -142,7 +172,7 @@ def test_the_app_gets_the_words_and_its_exit_code_comes_back(folder):
     assert done.returncode == 2
     assert f"{folder}/out: holds no sub-*/anat/*_brainage.tsv" in done.stderr  # the app's own word
     assert (folder / "out").is_dir()
-    assert (folder / "work").is_dir()
+    assert not (folder / "work").exists()  # only the participant level has one
 
 
 def test_it_needs_the_standard_library_alone(folder):

@@ -89,7 +89,9 @@ def test_a_wrong_toml_file_is_one_line(folder, line, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["nowhere", "out", "participant"], "no such folder"), (["bids", "bids", "participant"], "same folder"),
-     (["bids/sub", ".", "participant"], "lies inside"), (["bids", "out", "participant", "--nprocs", "0"], "at least 1"),
+     (["bids/sub", ".", "participant"], "lies inside"),
+     (["bids", "out", "participant", "-w", "bids/w"], "w: the work folder lies"),
+     (["bids", "out", "participant", "--nprocs", "0"], "at least 1"),
      (["bids", "out", "participant", "--bids-filter-file", "none.json"], "no such file"),
      (["bids", "out", "group", "--phenotype", "none.tsv"], "no such file"),
      (["bids", "out", "group", "--atlas", "none.nii.gz", "--atlas-space", "X"], "no such file"),

@@ -93,20 +93,39 @@ def test_failed_tasks_are_told_with_the_reason(array):
 
 def test_the_group_job_tells_of_failures_first_and_then_runs_on_what_there_is(tmp_path):
     request = slurm_jobs.Request(("app",), ("/bids", "/out"), ("--controls", "dx == 'CN'"), NEEDS, ())
-    lines = slurm_jobs.write_group(tmp_path, request, 3).read_text().splitlines()
-    assert lines[-2].endswith("-m bids_brainage.toolbox slurm /bids /out --status")
+    folder = tmp_path / "02"
+    lines = slurm_jobs.write_group(folder, request, 3).read_text().splitlines()
+    assert lines[-2].endswith("-m bids_brainage.toolbox slurm /bids /out --status --submission 02")
     assert lines[-1].startswith("app /bids /out group --controls ")
 
 
 def test_submissions_have_folders_of_their_own(tmp_path):
     with pytest.raises(UsageError, match="holds no submission"):
-        slurm_jobs.last(tmp_path)
+        slurm_jobs.chosen(tmp_path)
     made = [slurm_jobs.new_folder(tmp_path).name for _ in range(11)]
     assert made[0] == "01"
-    assert slurm_jobs.last(tmp_path).name == "11"
+    assert slurm_jobs.chosen(tmp_path).name == "11"
     write_json(tmp_path / "11" / "submitted.json", {"participant": "7", "group": "8"})
     assert slurm_jobs.ids(tmp_path / "11") == ["7", "8"]
     assert slurm_jobs.ids(tmp_path / "10") == []
+    slurm_jobs.new_folder(tmp_path)
+    assert slurm_jobs.chosen(tmp_path).name == "11"  # 12 was never sent
+    assert slurm_jobs.chosen(tmp_path, 2).name == "02"
+    with pytest.raises(UsageError, match="holds no submission 13"):
+        slurm_jobs.chosen(tmp_path, 13)
+
+
+def test_jobs_that_run_are_seen_behind_a_submission_that_was_only_written(tmp_path, monkeypatch, capsys):
+    """The same participants would run twice at the same time."""
+    squeue = write_text(tmp_path / "bin" / "squeue", "#!/bin/sh\necho 7\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:/usr/bin:/bin")
+    root = tmp_path / "out" / "logs" / "slurm"
+    write_json(slurm_jobs.new_folder(root) / "submitted.json", {"participant": "7"})
+    slurm_jobs.new_folder(root)
+    (tmp_path / "bids").mkdir()
+    assert main(["slurm", str(tmp_path / "bids"), str(tmp_path / "out"), "--submit", "--resume"]) == 2
+    assert "01: its jobs have not ended; wait for them or scancel 7" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_cannot_be_used_is_one_line(tmp_path):
@@ -115,8 +134,11 @@ def test_an_output_folder_that_cannot_be_used_is_one_line(tmp_path):
         slurm_jobs.new_folder(tmp_path / "out")
 
 
-def test_a_dry_run_of_all_tasks_is_refused(tmp_path, capsys):
-    assert main(["slurm", str(tmp_path), str(tmp_path / "out"), "--dry-run"]) == 2
+@pytest.mark.parametrize("words", [["--dry-run"], ["--dry"], ["--config", "dry.toml"]])
+def test_a_dry_run_of_all_tasks_is_refused(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "dry.toml", "dry_run = true\n")
+    assert main(["slurm", str(tmp_path), str(tmp_path / "out"), *words]) == 2
     assert "leave --submit out" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -140,7 +162,8 @@ def test_the_command_plans_by_the_app_s_own_dry_run(tmp_path, monkeypatch, capfd
     script = (folder / "participant.sh").read_text()
     assert f"{sys.executable} -m bids_brainage.cli {tmp_path}/bids {tmp_path}/out participant" in script
     assert "--models roi" in script
-    assert main(["slurm", "bids", "out", "--modles", "roi"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["slurm", "bids", "out", "--modles", "roi"])
     assert "unrecognized arguments: --modles" in capfd.readouterr().err
 
 
@@ -152,6 +175,16 @@ def test_a_gpu_is_asked_for_however_the_app_is_told(tmp_path, monkeypatch, words
     assert slurm.request_of(asked(args), 1).needs.gpu
     args.app_options = [*words, "--device", "cpu"]
     assert not slurm.request_of(asked(args), 1).needs.gpu
+
+
+def test_what_the_config_file_says_is_not_taken_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "c.toml", 'work_dir = "/scratch/me"\nnprocs = 4\n')
+    args = argparse.Namespace(bids_dir=tmp_path, out_dir=tmp_path, app_options=["--config", "c.toml"])
+    assert slurm.request_of(asked(args), 1).options == ("--config", "c.toml", "--skip-bids-validation")
+    args.app_options = []
+    words = ("--work-dir", str(tmp_path / "work"), "--nprocs", "1", "--skip-bids-validation")
+    assert slurm.request_of(asked(args), 1).options == words
 
 
 def asked(args):
