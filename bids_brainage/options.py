@@ -278,3 +278,68 @@ def table() -> str:
         text = f.metadata["help"].replace("%%", "%")
         rows.append(f"| `{names}{metavar}` | {f'`{shown}`' if shown else ''} | {text} |")
     return "\n".join(rows) + "\n"
+
+
+def checked(given: Mapping[str, Any]) -> Options:
+    """Options by name as :class:`Options`, unless they can be known to be wrong before anything is read.
+
+    Raises
+    ------
+    UsageError
+        Where a value cannot be used, a file that is named is not there, or the folders contradict each other.
+    """
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    options = Options(**values)
+    _check(options)
+    return options
+
+
+def _check(options: Options) -> None:
+    for name in ("nprocs", "omp_nthreads", "mem_mb"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{flag_name(name)} {value}: must be at least 1")
+    if options.random_seed < 0:
+        raise UsageError(f"--random-seed {options.random_seed}: must be at least 0")
+    for name in ("bids_filter_file", "phenotype", "atlas", "plugin_file"):
+        path = getattr(options, name)
+        if path is not None and not path.is_file():
+            raise UsageError(f"{flag_name(name)} {path}: there is no such file")
+    if options.genmind_controls < 3:
+        raise UsageError(f"--genmind-controls {options.genmind_controls}: must be at least 3, for a score")
+    if (options.atlas is None) != (options.atlas_space is None):
+        raise UsageError(
+            "--atlas and --atlas-space: one is given without the other; give the file and its template space"
+        )
+    if options.models_dir is not None and not options.models_dir.is_dir():
+        raise UsageError(f"--models-dir {options.models_dir}: there is no such folder")
+    _check_folders(options)
+
+
+def _check_folders(options: Options) -> None:
+    """The dataset is there, and nothing but its derivatives would be written into it."""
+    if not options.bids_dir.is_dir():
+        raise UsageError(f"{options.bids_dir}: there is no such folder; give the BIDS dataset first")
+    bids, out = options.bids_dir.resolve(), options.out_dir.resolve()
+    if bids == out:
+        raise UsageError(
+            f"{options.out_dir}: output and input are the same folder; "
+            f"give another, e.g. {bids}/derivatives/bids-brainage"
+        )
+    if out in bids.parents:
+        raise UsageError(f"{options.out_dir}: the dataset lies inside the output folder; give another output folder")
+    if bids in out.parents and bids / "derivatives" not in (out, *out.parents):
+        raise UsageError(
+            f"{options.out_dir}: lies inside the dataset, which is never written to except for its derivatives; "
+            f"give another, e.g. {bids}/derivatives/bids-brainage"
+        )
+    index = options.bids_database_dir
+    if index is not None and bids in (index.resolve(), *index.resolve().parents):
+        raise UsageError(
+            f"--bids-database-dir {index}: lies inside the dataset, which is never written to; give another"
+        )
+    work = (options.work_dir or Path("work")).resolve()
+    if options.level == "participant" and bids in (work, *work.parents):
+        raise UsageError(
+            f"{work}: the work folder lies inside the dataset, which is never written to; give another with -w"
+        )

@@ -8,7 +8,7 @@ app's own ``*_desc-muse_volumes.tsv``, one scan.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def read(path: Path, *, icv: bool = True) -> RoiTable:
 
 def parsed(path: Path, frame: pd.DataFrame, *, icv: bool = True) -> RoiTable:
     """The same of what :func:`load` gave; ``path`` for messages."""
-    if set(LONG[::2]) <= set(frame.columns):
+    if _is_long(frame.columns):
         frame = _wide(path, frame)
     columns = _volume_columns(path, frame, icv)
     who = _people(path, frame)
@@ -110,7 +110,8 @@ def check_share(path: Path, regions: NDArray[np.float64], icv: NDArray[np.float6
     UsageError
         Where the regions together are, in the median, no plausible share of the ICV.
     """
-    share = np.nansum(regions, axis=1) / icv
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.nansum(regions, axis=1) / icv
     middle = float(np.median(share[np.isfinite(share)])) if np.isfinite(share).any() else np.nan
     if regions.shape[1] >= ENOUGH and not SHARE_OF_ICV[0] <= middle <= SHARE_OF_ICV[1]:
         raise UsageError(
@@ -152,8 +153,26 @@ def _text(path: Path, separator: str) -> pd.DataFrame:
         return pd.read_csv(path, index_col=False, **how)
 
 
+def is_of_one_scan(path: Path) -> bool:
+    """Whether a table has the form of the app's own ``*_desc-muse_volumes.tsv``, whatever it is called."""
+    if path.suffix == ".parquet":
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        return _is_long(stream.readline().strip().replace(",", "\t").split("\t"))
+
+
+def _is_long(columns: Collection[str]) -> bool:
+    return set(LONG[::2]) <= set(columns)
+
+
 def _wide(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     """The app's own table of one scan as one row."""
+    again = frame["index"][frame["index"].duplicated()]
+    if len(again):
+        raise UsageError(
+            f"{path}: has region {again.iloc[0]} more than once, so it is of several scans; "
+            "give a table with a row a person, or each scan's own"
+        )
     stem = path.name.removesuffix("_desc-muse_volumes.tsv")
     row = {f"MUSE_{index}": value for index, value in zip(frame["index"], frame["volume_mm3"], strict=True)}
     return pd.DataFrame([{"participant_id": stem, **row}])

@@ -20,6 +20,7 @@ from bids_brainage.core import bundle
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import BundleError
 from bids_brainage.core.files import atomic
+from bids_brainage.models.roi import SCALE_1MM
 
 ARRAYS = "arrays.safetensors"
 HARMONISATION = "harmonisation"
@@ -94,6 +95,7 @@ def save_published(
         {
             "architecture": PUBLISHED,
             "description": "Kernel densities and synthetic people that the authors of GenMIND released",
+            "volume_scale": SCALE_1MM,
             "training": {"kind": "real", "n": sum(len(c.centres) for c in categories), "sources": dict(sources)},
             "arguments": {"categories": described, "dataset": people},
             "notes": [

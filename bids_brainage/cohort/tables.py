@@ -16,6 +16,7 @@ from bids_brainage.bids.tables import is_missing
 from bids_brainage.cohort.people import People
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import atomic, write_json
+from bids_brainage.core.quality import GATES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,7 @@ RACES = {
     "asian": "Asian",
 }
 SHOWN = 3
+MOST_EMPTY = int(GATES["regions_empty"].high)
 MISSING = ("", "n/a")
 SUFFIXES = (".tsv", ".csv", ".parquet")
 Faults = Iterator[tuple[str, str, NDArray[np.bool_]]]
@@ -212,7 +214,12 @@ def _faults(table: RoiTable, by: Sequence[str], indices: Sequence[int], icv: boo
         column = table.select([index])[:, 0]
         name = table.columns[index]
         yield name, "is missing or no number", ~np.isfinite(column)
-        yield name, "is zero or negative", np.isfinite(column) & (column <= 0)
+        if index == ICV:
+            yield name, "is zero or negative", np.isfinite(column) & (column <= 0)
+        else:
+            yield name, "is negative", np.isfinite(column) & (column < 0)
+    empty = (table.select(indices) == 0).sum(axis=1)
+    yield "the table", f"has more than {MOST_EMPTY} empty regions, so that segmentation failed,", empty > MOST_EMPTY
 
 
 def _check_columns(table: RoiTable, path: Path, by: Sequence[str], indices: Sequence[int], icv: bool) -> None:

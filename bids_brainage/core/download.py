@@ -48,6 +48,8 @@ def download(address: str, part: Path, *, size: int | None = None, timeout: floa
     response = _open(address, 0 if have > (size or LARGEST) else have, timeout)
     with response:
         start, announced = _extent(response, address, have)
+        if size is not None and announced not in (None, size):
+            raise BrainAgeError(f"{address}: is {announced} bytes long, not the {size} of the file; {ADVICE}")
         expected = size if size is not None else announced
         with part.open("r+b" if start else "wb") as stream:
             if start:

@@ -104,8 +104,8 @@ class Model(ABC, Generic[Inputs]):
 
     @property
     def training_data(self) -> Literal["real", "simulated"]:
-        """Whether it was fitted on real or on simulated people."""
-        return "simulated" if self.bundle.card["training"].get("kind") == "simulated" else "real"
+        """Whether it was fitted on real people, or on simulated or synthetic ones, whom nobody scanned."""
+        return "simulated" if self.bundle.card["training"].get("kind") in ("simulated", "synthetic") else "real"
 
     @abstractmethod
     def prepare(self, artefacts: Mapping[str, Any]) -> Inputs:

@@ -41,10 +41,14 @@ def role(bundle: Bundle) -> str:
 
 
 def folders(dirs: Sequence[Path]) -> dict[str, Path]:
-    """Folder of each bundle by the name on its card, in search order; nothing is verified."""
+    """Folder of each bundle by the name on its card, in search order; nothing is verified.
+
+    Of several in one place, a copy that was kept for instance, the one whose folder bears the name counts.
+    """
     found: dict[str, Path] = {}
-    for folder in _candidates(dirs):
-        found.setdefault(_name(folder), folder)
+    for place in dirs:
+        for folder in sorted(_candidates([place]), key=lambda folder: _name(folder) != folder.name):
+            found.setdefault(_name(folder), folder)
     return found
 
 

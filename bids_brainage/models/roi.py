@@ -209,16 +209,22 @@ class RoiModel(Model[RoiInputs]):
             raise ScanError(
                 f"{path}: no usable volume for MUSE index {named}; the segmentation of this scan failed, look at it"
             )
-        if scale == SCALE_2MM and not self.converts_2mm:
-            raise ScanError(
-                f"{path}: volumes are {SCALE_2MM}, and bundle {self.name} has no conversion; train it with --same-heads"
-            )
         return self.inputs([volumes[i] for i in self.indices], volumes[ICV], artefacts["sex"], scale)
 
     def inputs(self, volumes: Sequence[float], icv: float, sex: Sex | None, scale: str = SCALE_1MM) -> RoiInputs:
-        """Inputs from numbers: volumes in mm^3 in the order of ``indices``, ICV in mm^3."""
+        """Inputs from numbers: volumes in mm^3 in the order of ``indices``, ICV in mm^3.
+
+        Raises
+        ------
+        ScanError
+            For volumes at 2 mm where the model has no conversion.
+        """
         values = np.asarray(volumes, dtype=float)
         if scale == SCALE_2MM:
+            if not self.converts_2mm:
+                raise ScanError(
+                    f"volumes are {SCALE_2MM}, and bundle {self.name} has no conversion; train it with --same-heads"
+                )
             values, icv = self.conversion(values, icv)
         return RoiInputs(values, float(icv), sex)
 

@@ -32,7 +32,7 @@ def love_plot(path: Path, covariates: Sequence[str], before: Sequence[float], af
     axes.scatter([abs(before[i]) for i in order], rows, facecolors="none", edgecolors=INK, label="before matching")
     axes.scatter([abs(after[i]) for i in order], rows, color=PALETTE[0], label="after matching")
     axes.axvline(BALANCED, color=QUIET, linestyle="--", linewidth=1, label=f"{BALANCED:g}")
-    axes.set_yticks(rows, [covariates[i] for i in order])
+    axes.set_yticks(rows, [covariates[i] for i in order], parse_math=False)
     axes.set_xlabel("absolute standardised mean difference")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="lower right")

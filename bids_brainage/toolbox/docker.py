@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bids_brainage import __version__
-from bids_brainage.cli import checked
 from bids_brainage.core.errors import UsageError
-from bids_brainage.options import fields, kind, parser, read, words
+from bids_brainage.options import checked, fields, kind, parser, read, words
 
 IMAGE = f"ghcr.io/bids-brainage/bids-brainage:{__version__}"
 ENGINES = ("docker", "podman")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bids_brainage.models.roi import RoiModel
 
 UNUSABLE = "unusable"
+SESSION = "session_id"
 SCALES = ("dlmuse-1mm", "dlmuse-2mm")
 
 
@@ -30,10 +31,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="TSV: a row a person")
     parser.add_argument("--model", default="roi", metavar="NAME", help="a model of the roi kind (default: roi)")
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with further bundles")
+    add_scale(parser)
+    parser.set_defaults(run=run)
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """Add ``--scale``, of a table of volumes."""
     parser.add_argument(
         "--scale", choices=SCALES, help="voxel size of the scans that were segmented (default: 1 mm; the app's: 2 mm)"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from bids_brainage.models.base import load_model
     from bids_brainage.models.registry import find, search_path
     from bids_brainage.models.roi import RoiModel
+    from bids_brainage.models.scales import scale_of
     from bids_brainage.workflows.predict import COLUMNS
 
     if args.out.resolve() == args.table.resolve():
@@ -53,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if not isinstance(model, RoiModel):
         raise UsageError(f"--model {args.model}: does not predict from regional volumes; choose one that does")
     table = roi_tables.read(args.table)
-    rows = predictions(model, table, args.scale or scale_of(args.table))
-    write_tsv(args.out, rows, ["participant_id", *COLUMNS])
+    rows = predictions(model, table, args.scale or scale_of(args.table), args.table)
+    sessions = table.others.get(SESSION)
+    if sessions is not None:
+        rows = [one | {SESSION: session or "n/a"} for one, session in zip(rows, sessions, strict=True)]
+    write_tsv(args.out, rows, ["participant_id", *([SESSION] if sessions is not None else []), *COLUMNS])
     lost = [row["participant_id"] for row in rows if row["brain_age"] == "n/a"]
     print(f"{args.out}: brain age of {len(rows) - len(lost)} of {len(rows)} rows by {model.name}")
     if lost:
@@ -63,34 +73,12 @@ def run(args: argparse.Namespace) -> int:
     return 1 if lost else 0
 
 
-def scale_of(path: Path) -> str:
-    """The scale that the JSON beside the app's own table states; 1 mm for all other tables.
-
-    Raises
-    ------
-    UsageError
-        Where a table of the app has no such JSON.
-    """
-    from bids_brainage.core.errors import BrainAgeError, UsageError
-    from bids_brainage.core.files import read_json
-    from bids_brainage.models.roi import SCALE_KEY
-
-    beside = path.with_suffix(".json")
-    try:
-        content = read_json(beside) if beside.is_file() else {}
-    except BrainAgeError:
-        content = {}
-    found = content.get(SCALE_KEY) if isinstance(content, dict) else None
-    if found not in SCALES and path.name.endswith("_desc-muse_volumes.tsv"):
-        raise UsageError(f"{beside}: is not there, or does not say on which scale the volumes are; give --scale")
-    return str(found) if found in SCALES else SCALES[0]
-
-
-def predictions(model: RoiModel, table: RoiTable, scale: str) -> list[dict[str, Any]]:
-    """One row a person, with the columns of the app's table of brain ages.
+def predictions(model: RoiModel, table: RoiTable, scale: str, path: Path) -> list[dict[str, Any]]:
+    """One row a person, with the columns of the app's table of brain ages; ``path`` for messages.
 
     A row whose volumes cannot be used has no brain age, the flag ``unusable``, and a note that says why.
     """
+    from bids_brainage.bids.roi_tables import check_share
     from bids_brainage.core.errors import UsageError
     from bids_brainage.models.base import age_flags
     from bids_brainage.models.roi import ICV
@@ -103,6 +91,7 @@ def predictions(model: RoiModel, table: RoiTable, scale: str) -> list[dict[str, 
             f"(MUSE {', '.join(map(str, absent[:5]))}{', ...' if len(absent) > 5 else ''}); add their columns"
         )
     volumes, icv = table.select(model.indices), table.select([ICV])[:, 0]
+    check_share(path, volumes, icv)
     reasons = [unusable(*one, model.indices) for one in zip(volumes, icv, strict=True)]
     good = [n for n, reason in enumerate(reasons) if not reason]
     found = model.predict([model.inputs(volumes[n], icv[n], table.sex[n], scale) for n in good])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import copy, read_json, sha256
@@ -47,6 +47,16 @@ def left_out(coarse_table: Path | None) -> dict[str, str]:
     return dict.fromkeys(judging, "judges the app") | dict.fromkeys(
         failed(coarse_table), "many empty regions: the segmentation failed"
     )
+
+
+def kind_of(tables: Iterable[Path]) -> Literal["real", "synthetic"]:
+    """``synthetic`` where the JSON beside one of the tables says so: ``brainage genmind`` drew its people."""
+    for path in tables:
+        beside = path.with_suffix(".json")
+        said = read_json(beside) if beside.is_file() else {}
+        if isinstance(said, dict) and said.get("Synthetic") is True:
+            return "synthetic"
+    return "real"
 
 
 def free(out: Path) -> Path:
@@ -100,7 +110,7 @@ def roi_card(made: Made, cohort: Cohort, metrics: dict[str, Any], age_range: tup
         "age_range": list(age_range),
         "licence": data[0].get("derivative_licence", UNSTATED),
         "training": {
-            "kind": "real",
+            "kind": kind_of(path for path in made.tables.values() if path),
             "n": len(people.age),
             "n_1mm": len(cohort.fine.age),
             "ages": {

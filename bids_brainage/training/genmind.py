@@ -14,6 +14,7 @@ from bids_brainage.cohort.density import BANDWIDTHS, Kernel
 from bids_brainage.cohort.tables import people_of
 from bids_brainage.core.bundle import Bundle, load, save
 from bids_brainage.core.errors import UsageError
+from bids_brainage.models.scales import scale_of
 from bids_brainage.training import card
 from bids_brainage.training.regressors import one_thread
 
@@ -32,6 +33,7 @@ def fit(
     small: Literal["refuse", "pool"] = "refuse",
     licence: str | None = None,
     seed: int = 0,
+    scale: str | None = None,
 ) -> Bundle:
     """Fit the densities and write their bundle.
 
@@ -45,6 +47,8 @@ def fit(
         Columns that divide people (default: sex, and race where the table has it).
     licence : str, optional
         What the card says of the table's licence and source, where the app does not know the table.
+    scale : {"dlmuse-1mm", "dlmuse-2mm"}, optional
+        Of the volumes (default: what the JSON beside the table says, else 1 mm).
 
     Others as in :func:`bids_brainage.cohort.genmind.fit`.
 
@@ -53,7 +57,7 @@ def fit(
     UsageError
         Where the table or an option cannot be used or ``out`` is taken.
     """
-    out = card.free(out)
+    out, scale = card.free(out), scale or scale_of(table)
     if folds < 2 or not bandwidths or min(bandwidths) <= 0:
         raise UsageError("--folds must be at least 2, and --bandwidths positive")
     read = roi_tables.read(table, icv=icv)
@@ -74,13 +78,15 @@ def fit(
         source["licence"] = licence
     words = [table.name, "--by", *columns, "--kernel", kernel, "--bandwidths", *map(str, bandwidths)]
     words += ["--folds", str(folds), "--fewest", str(fewest), "--small", small, "--seed", str(seed)]
-    words += ["--icv"] if icv else []
+    words += ["--scale", scale, *(["--icv"] if icv else [])]
     with card.writing(out) as folder:
         folder.mkdir()
         genmind.write_arrays(folder / genmind.ARRAYS, fitted.model)
         card.write_licence(folder, [table], "genmind-bundle.txt")
         command = shlex.join(["brainage", "genmind", "fit", *words, "--out", out.name])
-        save(folder, _card(out.name, fitted, kernel, source, len(people), seed, command))
+        made = _card(out.name, fitted, kernel, source, len(people), seed, command)
+        made["training"]["kind"] = card.kind_of([table])
+        save(folder, made | {"volume_scale": scale})
     return load(out)
 
 
@@ -107,7 +113,6 @@ def _card(
         "kernel": kernel,
         "categories": categories,
         "training": {
-            "kind": "real",
             "n": n,
             "data": [source],
             "seed": seed,

@@ -28,6 +28,7 @@ from bids_brainage.cohort.people import Generator, People
 from bids_brainage.cohort.structure import correlation_distance
 from bids_brainage.core.bundle import Bundle, load, save
 from bids_brainage.core.errors import UsageError
+from bids_brainage.models.roi import SCALE_1MM
 from bids_brainage.stats.normative import SEXES
 from bids_brainage.training import card, muse
 from bids_brainage.training.evaluate import figure
@@ -226,6 +227,7 @@ def _card(name: str, made: Made, training: Mapping[str, Any], metrics: Mapping[s
         "name": name,
         "architecture": genmind.ARCHITECTURE,
         "role": "reference",
+        "volume_scale": SCALE_1MM,
         "version": "1.0.0",
         "description": f"{training['n']} synthetic people with {len(made.model.indices)} MUSE volumes, on the scale of "
         "published centiles, as kernel densities by sex",

@@ -17,6 +17,8 @@ from bids_brainage.cohort.reference import reference
 from bids_brainage.cohort.tables import complete_people
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age
+from bids_brainage.models.roi import SCALE_2MM
+from bids_brainage.models.scales import on_scale, scale_of_bundle
 from bids_brainage.workflows.maps import Unit
 from bids_brainage.workflows.people import numbered, used_scans
 from bids_brainage.workflows.regions import VOLUMES_TSV, volumes_of
@@ -126,6 +128,7 @@ def match(
     table = _table(measured, people)
     if not table.who:
         _nobody(bundle, measured.lost)
+    table = on_scale(table, SCALE_2MM, scale_of_bundle(bundle.card))  # the participant level writes no other
     _check_fits(bundle, model, table, out_dir)
     icv = model.has_icv and ICV in table.columns
     found, incomplete = complete_people(table, out_dir, by=model.by, indices=model.indices, icv=icv)

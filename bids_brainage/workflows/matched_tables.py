@@ -18,7 +18,8 @@ from bids_brainage.bids.tables import write_tsv
 from bids_brainage.cohort.matching import controls, group_test
 from bids_brainage.cohort.tables import frame_of
 from bids_brainage.core.files import atomic, write_json
-from bids_brainage.models.roi import VENTRICLES
+from bids_brainage.models.roi import SCALE_KEY, VENTRICLES
+from bids_brainage.models.scales import scale_of_bundle
 from bids_brainage.reports.cohort import love_plot
 from bids_brainage.stats.groups import adjust
 from bids_brainage.workflows.matched import Matched
@@ -101,6 +102,7 @@ def _about(matched: Matched) -> dict[str, Any]:
         "ModelSHA256": matched.bundle.digest,
         "ModelTrainingData": str(card["training"].get("kind", "unknown")),
         "ModelLicence": str(card["licence"]),
+        SCALE_KEY: scale_of_bundle(card),
         "MatchedOn": ["age", *matched.model.by, *(["intracranial volume"] if matched.on_icv else [])],
         "ControlsPerPerson": matched.k,
         "RandomSeed": matched.seed,

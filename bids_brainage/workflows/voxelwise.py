@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -160,7 +160,8 @@ def _entities(names: Sequence[str] | dict[str, Any]) -> dict[str, str]:
     made: dict[str, str] = {}
     for name in names:
         plain = entity(name)
-        made[name] = plain if plain not in made.values() else f"{plain}{len(made)}"
+        free = (f"{plain}{number}" for number in count(2))
+        made[name] = plain if plain not in made.values() else next(one for one in free if one not in made.values())
     return made
 
 
@@ -248,6 +249,8 @@ def _reliability(write: Writer, sessions: Sequence[Unit], maps: Maps) -> tuple[d
         found = stats.icc(each())
     except ValueError as error:
         return None, [*notes, f"reliability: {error}"]
+    if found.n_people < FEWEST_RELIABLE:
+        return None, [*notes, f"reliability: {found.n_people} people with two {kind}s, {FEWEST_RELIABLE} are needed"]
     known = found.agreement[np.isfinite(found.agreement)]
     entry: dict[str, Any] = {"People": found.n_people, "Measurements": found.n_sessions, "Measurement": kind}
     entry["Median"] = number(float(np.median(known))) if len(known) else None

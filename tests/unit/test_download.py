@@ -85,7 +85,16 @@ def test_a_part_that_is_longer_than_the_file_begins_anew(server, part, size):
     assert part.read_bytes() == CONTENT
 
 
+def test_an_answer_of_another_length_is_not_written(server, part):
+    """A page to log in at, for instance: it would be gone on with, and the file be damaged."""
+    part.write_bytes(CONTENT[:7])
+    server.ranges = False
+    assert "is 10240 bytes long, not the 12000 of the file" in refused(server, part, 12000)
+    assert part.read_bytes() == CONTENT[:7]
+
+
 def test_too_many_bytes_are_not_kept(server, part):
+    server.announces = False
     assert "sends more than 5000 bytes" in refused(server, part, 5000)
     assert not part.exists()
 

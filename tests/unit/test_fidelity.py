@@ -344,3 +344,10 @@ def test_categories_that_nobody_tested_has_train_nothing() -> None:
         auc = rows.query("covariate == 'race' and measure == 'AUC'")["value"]
         assert len(auc) == 2
         assert auc.min() > 0.9
+
+
+def test_a_covariate_may_have_any_name(tmp_path):
+    from bids_brainage.reports.cohort import love_plot
+
+    path = love_plot(tmp_path / "balance.png", ["site $a_$", "age"], [0.5, 0.2], [0.1, 0.0])
+    assert path.stat().st_size

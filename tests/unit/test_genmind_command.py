@@ -118,8 +118,11 @@ def spoilt(column, row, value):
     ("frame", "words"),
     [
         (spoilt("MUSE_47", 3, ""), "MUSE_47 is missing or no number in 1 rows (p003)"),
-        (spoilt("MUSE_47", 3, -5), "MUSE_47 is zero or negative in 1 rows (p003)"),
-        (spoilt("MUSE_47", 3, 0), "MUSE_47 is zero or negative in 1 rows (p003)"),
+        (spoilt("MUSE_47", 3, -5), "MUSE_47 is negative in 1 rows (p003)"),
+        (
+            spoilt([f"MUSE_{i}" for i in LABELS][:6], 3, 0),
+            "the table has more than 5 empty regions, so that segmentation failed, in 1 rows (p003)",
+        ),
         (spoilt("age", [1, 2, 3, 4], "89+"), "age is missing, censored or no number in 4 rows (p001, p002, p003, ...)"),
         (spoilt("sex", 3, "7"), "sex is not F or M in 1 rows (p003)"),
         (spoilt("race", 3, "9"), "race is not White, Black or Asian in 1 rows (p003)"),

@@ -77,6 +77,24 @@ def test_what_cannot_be_harmonised_is_one_line(given, capsys, monkeypatch, more,
     assert not (given / "out.tsv").exists()
 
 
+@pytest.mark.parametrize("name", ["study.tsv", "reference.tsv"])
+def test_a_table_is_not_written_over_itself(given, capsys, name):
+    before = (given / name).read_bytes()
+    assert harmonize(given, "--reference", given / "reference.tsv", *CONTROLS, "--out", given / name) == 2
+    one_line(capsys, f"{name}: is one of the tables themselves")
+    assert (given / name).read_bytes() == before
+
+
+def test_a_region_that_harmonising_emptied_does_not_lose_its_person(given, capsys):
+    """Small ventricles come out below nothing and are 0: who has them would be left out of all that follows."""
+    study = table(60, 1)
+    study.loc[7, "MUSE_50"] = 0.0
+    study.to_csv(given / "study.tsv", sep="\t", index=False)
+    assert harmonize(given, "--reference", given / "reference.tsv", *CONTROLS, "--out", given / "a.tsv") == 0
+    assert main(["genmind", "match", str(given / "study.tsv"), "--k", "5", "--out", str(given / "matched")]) == 0
+    assert len(pd.read_csv(given / "matched" / "z.tsv", sep="\t")) == 60
+
+
 def test_a_reference_without_icv_serves_and_is_said(given, capsys):
     table(80, 2).drop(columns="MUSE_702").to_csv(given / "reference.tsv", sep="\t", index=False)
     assert harmonize(given, "--reference", given / "reference.tsv", *CONTROLS, "--out", given / "a.tsv") == 0

@@ -103,6 +103,20 @@ def test_reliability_is_over_sessions_with_runs_averaged(cohort):
     assert data_of(out / found["Files"][0])[4, 5, 4] == pytest.approx(icc(people).value, abs=1e-3)
 
 
+def test_reliability_wants_five_people_whose_maps_can_be_read(cohort):
+    out, bids, _ = cohort
+    for i in range(4, 24):
+        (path,) = out.glob(f"sub-{i:02d}/ses-a/anat/*brainagemap.nii.gz")
+        path.write_bytes(b"damaged")
+    result = local(run_group(out, bids))["local"]
+    assert result["Reliability"] is None
+    assert not list(out.glob("*icc*"))
+
+
+def test_groups_have_names_of_their_own_in_files():
+    assert voxelwise._entities(["A", "A!2", "A.", "A-"]) == {"A": "A", "A!2": "A2", "A.": "A3", "A-": "A4"}
+
+
 def test_regions_are_compared_and_set_beside_volumes(cohort):
     out, bids, _ = cohort
     found = local(run_group(out, bids))["local"]["Regions"]["MUSE"]

@@ -22,6 +22,8 @@ from bids_brainage.cohort.matching import group_test
 from bids_brainage.cohort.reference import reference
 from bids_brainage.cohort.tables import frame_of, people_of
 from bids_brainage.core.errors import BundleError
+from bids_brainage.models.base import load_model
+from bids_brainage.models.registry import PACKAGED, find
 from bids_brainage.training import genmind
 
 K = 12
@@ -39,7 +41,7 @@ def fit(folder, people, **options):
     """A small reference, by the recipe that the app has."""
     table = folder / "reference.tsv"
     frame_of(people).to_csv(table, sep="\t", index=False)
-    options = {"icv": people.icv is not None, "bandwidths": [0.7], "fewest": 10} | options
+    options = {"icv": people.icv is not None, "bandwidths": [0.7], "fewest": 10, "scale": "dlmuse-2mm"} | options
     return genmind.fit(table, out=folder / "models" / "small", **options)
 
 
@@ -291,6 +293,27 @@ def test_without_a_value_the_first_reference_that_can_draw_is_taken(cohort, bund
     assert entry_of(out)["Model"] == "b"
     with pytest.raises(BundleError, match=r"no bundle is there to draw synthetic people from \(looked in /nowhere\)"):
         reference("auto", [Path("/nowhere")])
+
+
+def test_volumes_are_brought_to_the_scale_of_the_model(cohort, tmp_path):
+    """The app's are those of 2 mm; against controls of 1 mm people would be off by up to three SD."""
+    small = fit(tmp_path, people_of_study(200, 1), scale="dlmuse-1mm")
+    assert small.card["volume_scale"] == "dlmuse-1mm"
+    assert run(cohort, small.folder) == 0
+    _, out = cohort
+    roi = load_model(find("roi", [PACKAGED]))
+    who = "sub-04"
+    table = pd.read_csv(out / who / "anat" / f"{who}_desc-muse_volumes.tsv", sep="\t").set_index("index")["volume_mm3"]
+    volumes, icv = roi.conversion(table.reindex(roi.indices).to_numpy(), table[702])
+    drawn = table_of(out, "controls")
+    own = drawn[drawn["matched_to"] == who]
+    assert own["MUSE_702"].tolist() == pytest.approx([float(icv)] * K, rel=1e-6)
+    of_person = table_of(out, "volume_z").set_index("participant_id").loc[who]
+    for index in REGIONS:
+        controls, here = own[f"MUSE_{index}"], volumes[roi.indices.index(index)]
+        assert abs(here / table[index] - 1) > 0.002
+        value = (here - controls.mean()) / (controls.std() * np.sqrt(1 + 1 / K))
+        assert of_person[NAMES[index]] == pytest.approx(norm.ppf(t.cdf(value, K - 1)), abs=2e-3)
 
 
 def elsewhere(tmp_path):

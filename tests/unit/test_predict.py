@@ -1,6 +1,7 @@
 """Brain age from tables of volumes that people already have, in all the forms in which they come."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -195,6 +196,47 @@ def test_a_table_of_the_app_without_the_file_that_says_its_scale_is_refused(tmp_
     assert main(["predict", str(path), "--out", str(tmp_path / "out.tsv")]) == 2
     assert "on which scale the volumes are; give --scale" in capsys.readouterr().err
     assert main(["predict", str(path), "--out", str(tmp_path / "out.tsv"), "--scale", "dlmuse-2mm"]) == 0
+    renamed = tmp_path / "renamed.tsv"
+    renamed.write_bytes(path.read_bytes())
+    assert main(["predict", str(renamed), "--out", str(tmp_path / "none.tsv")]) == 2
     path.with_suffix(".json").write_text(json.dumps({"VolumeScale": "dlmuse-2mm"}))
     assert main(["predict", str(path), "--out", str(tmp_path / "again.tsv")]) == 0
     assert (tmp_path / "again.tsv").read_text() == (tmp_path / "out.tsv").read_text()
+
+
+def test_tables_of_several_scans_one_under_the_other_are_refused(tmp_path, capsys):
+    """The last scan would be everybody's."""
+    rows = [f"{i}\tx\t{v:.1f}" for n in range(3) for i, v in people(3).iloc[n].items()]
+    path = tmp_path / "all.tsv"
+    path.write_text("\n".join(["index\tname\tvolume_mm3", *rows]) + "\n")
+    assert main(["predict", str(path), "--out", str(tmp_path / "out.tsv"), "--scale", "dlmuse-2mm"]) == 2
+    assert "region 702 more than once, so it is of several scans" in capsys.readouterr().err
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_regions_in_another_unit_than_the_icv_are_refused(tmp_path, capsys):
+    frame = people()
+    frame[list(MODEL.indices)] /= 1000
+    table = write(tmp_path / "a.tsv", frame)
+    assert main(["predict", str(table), "--out", str(tmp_path / "out.tsv")]) == 2
+    assert "of the intracranial volume, so that their units differ" in capsys.readouterr().err
+
+
+def test_sessions_stay_apart(tmp_path):
+    table = write(tmp_path / "a.tsv", people(2), session_id=["ses-1", ""])
+    code, rows = predict(table, tmp_path / "out.tsv")
+    assert code == 0
+    assert list(rows[0])[:2] == ["participant_id", "session_id"]
+    assert [row["session_id"] for row in rows] == ["ses-1", "n/a"]
+
+
+def test_a_model_without_conversion_refuses_volumes_of_2_mm(tmp_path, capsys):
+    folder = tmp_path / "models" / "mine"
+    shutil.copytree(find("roi", [PACKAGED]).folder, folder)
+    card = json.loads((folder / "model.json").read_text())
+    card["arguments"]["converts_2mm"] = False
+    (folder / "model.json").write_text(json.dumps(card | {"name": "mine"}))
+    words = ["--model", "mine", "--models-dir", str(folder.parent), "--scale", "dlmuse-2mm"]
+    table = write(tmp_path / "a.tsv", people())
+    assert main(["predict", str(table), "--out", str(tmp_path / "out.tsv"), *words]) == 2
+    assert "bundle mine has no conversion" in capsys.readouterr().err

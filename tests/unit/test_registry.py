@@ -52,6 +52,13 @@ def test_name_is_the_card_s_and_not_the_folder_s(tmp_path: Path) -> None:
         registry.find("renamed", [tmp_path])
 
 
+@pytest.mark.parametrize("kept", ["backup-mine", "z-mine"])
+def test_a_copy_that_was_kept_beside_a_bundle_is_not_taken_for_it(tmp_path: Path, kept: str) -> None:
+    bundle(tmp_path, "mine").rename(tmp_path / kept)
+    new = bundle(tmp_path, "mine", version="2.0.0")
+    assert registry.find("mine", [tmp_path]).folder == new
+
+
 def test_unknown_name_lists_what_is_there_and_suggests(tmp_path: Path) -> None:
     bundle(tmp_path, "mine")
     bundle(tmp_path, "other")

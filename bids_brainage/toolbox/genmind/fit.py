@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bids_brainage.toolbox.predict import add_scale
+
 
 def add_parser(actions: Any) -> None:
     """Add the action."""
@@ -32,6 +34,7 @@ def add_parser(actions: Any) -> None:
         default="refuse",
         help="smaller categories are an error, or drawn from everybody of that sex (default: %(default)s)",
     )
+    add_scale(made)
     made.add_argument("--licence", metavar="TEXT", help="licence and source of the table, for the card")
     made.add_argument("--seed", type=int, default=0, metavar="S", help="of the folds (default: %(default)s)")
     made.set_defaults(run=run)
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         small=args.small,
         licence=args.licence,
         seed=args.seed,
+        scale=args.scale,
     )
     for entry in bundle.card["categories"]:
         name = ", ".join(entry["category"])

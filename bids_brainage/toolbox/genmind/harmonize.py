@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from bids_brainage.cohort import harmonize, store, tables
     from bids_brainage.cohort.alike import read_once
 
+    if args.out.resolve() in (args.table.resolve(), args.reference.resolve() if args.reference else None):
+        raise UsageError(f"{args.out}: is one of the tables themselves; give another file")
     _, table, frame = read_once(args.table)
     people = tables.people_of(table, args.table, icv=ICV in table.columns)
     if args.site_column not in frame:

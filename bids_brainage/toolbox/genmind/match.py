@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_brainage.toolbox.genmind.model import add_model
+from bids_brainage.toolbox.predict import add_scale
 
 if TYPE_CHECKING:
     from bids_brainage.cohort.genmind import GenMIND
@@ -23,6 +24,7 @@ def add_parser(actions: Any) -> None:
     made.add_argument("table", type=Path, metavar="TABLE", help="TSV, CSV or parquet of the people's MUSE volumes")
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder of the tables")
     made.add_argument("--k", type=int, default=50, metavar="N", help="controls a person (default: %(default)s)")
+    add_scale(made)
     made.add_argument("--on-icv", action="store_true", help="match on intracranial volume too; wants a model with it")
     made.add_argument("--write-controls", action="store_true", help="write the controls themselves")
     made.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same controls (default: 0)")
@@ -35,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from bids_brainage.cohort.matching import balance_of, score
     from bids_brainage.cohort.tables import complete_people
     from bids_brainage.core.errors import UsageError
+    from bids_brainage.models.roi import SCALE_KEY
+    from bids_brainage.models.scales import on_scale, scale_of, scale_of_bundle
     from bids_brainage.toolbox.genmind.model import find_model
 
     if args.k < 3:
@@ -45,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.on_icv and not model.has_icv:
         raise UsageError(f"--on-icv: {bundle.name} knows no intracranial volume; fit one with --icv")
     table = roi_tables.read(args.table, icv=args.on_icv)
+    table = on_scale(table, args.scale or scale_of(args.table), scale_of_bundle(bundle.card))
     with_icv = model.has_icv and roi_tables.ICV in table.columns
     people, lost = complete_people(table, args.table, by=model.by, indices=model.indices, icv=with_icv)
     reasons = model.why_not(people.age, people.categories, people.icv if args.on_icv else None)
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     found = score(model, people, args.k, args.seed, on_icv=args.on_icv)
     write(args.out, people, found, lost, balance_of(model, people, found, args.k, args.seed), bundle.name)
     if args.write_controls:
-        write_controls(args, model, people, bundle.name)
+        write_controls(args, model, people, {"Model": bundle.name, SCALE_KEY: scale_of_bundle(bundle.card)})
     print(f"{args.out}: {args.k} controls each of {len(people)} people, by {bundle.name}")
     for who, why in list(lost.items())[:5]:
         print(f"brainage: {who} is not matched: {why}", file=sys.stderr)
@@ -92,7 +97,7 @@ def write(out: Path, people: People, found: Scores, lost: dict[str, str], rows: 
     write_tsv(out / "unmatched.tsv", unmatched, ("participant_id", "reason"))
 
 
-def write_controls(args: argparse.Namespace, model: GenMIND, people: People, name: str) -> None:
+def write_controls(args: argparse.Namespace, model: GenMIND, people: People, about: dict[str, Any]) -> None:
     """The same controls that gave the scores, a row each, a file a part of the people."""
     from dataclasses import replace
 
@@ -102,5 +107,5 @@ def write_controls(args: argparse.Namespace, model: GenMIND, people: People, nam
     drawn = controls(model, people, args.k, args.seed, on_icv=args.on_icv)
     for part, (rows, synthetic) in enumerate(drawn, start=1):
         who = [f"{person}-control-{j}" for person in people.who[rows] for j in range(1, args.k + 1)]
-        about = {"Model": name, "Synthetic": True, "Seed": args.seed}
-        write(args.out / f"controls-{part:04d}.tsv", replace(synthetic, who=tuple(who)), about=about)
+        told = {**about, "Synthetic": True, "Seed": args.seed}
+        write(args.out / f"controls-{part:04d}.tsv", replace(synthetic, who=tuple(who)), about=told)

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from bids_brainage.cohort.genmind import sample, sample_like
     from bids_brainage.cohort.tables import people_of, write
     from bids_brainage.core.errors import UsageError
+    from bids_brainage.models.roi import SCALE_KEY
+    from bids_brainage.models.scales import scale_of_bundle
     from bids_brainage.toolbox.genmind.model import find_model
 
     if args.n < 1 or (args.ages and args.like):
@@ -50,7 +52,13 @@ def run(args: argparse.Namespace) -> int:
         drawn = sample_like(model, study, args.n, rng)
     else:
         drawn = sample(model, args.n, rng, tuple(args.ages) if args.ages else None)
-    about = {"Model": bundle.name, "ModelDigest": bundle.digest, "Licence": bundle.card["licence"], "Seed": args.seed}
+    about = {
+        SCALE_KEY: scale_of_bundle(bundle.card),
+        "Model": bundle.name,
+        "ModelDigest": bundle.digest,
+        "Licence": bundle.card["licence"],
+        "Seed": args.seed,
+    }
     write(args.out, drawn, names=args.names, about={**about, "Synthetic": True})
     print(f"{args.out}: {len(drawn)} synthetic people of {bundle.name}")
     return 0
