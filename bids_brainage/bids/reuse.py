@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bids_brainage.bids.index import Name, parse_name
 from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import read_json
+from bids_brainage.core.files import named, read_json
 from bids_brainage.core.types import Scan
 
 NATIVE = (None, "T1w", "orig", "individual", "scanner")
@@ -52,9 +52,7 @@ def parse_derivatives(values: Sequence[str]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for value in values:
-        name, equals, place = value.partition("=")
-        path = Path(place if equals else value).expanduser().absolute()
-        name = name if equals else re.sub(r"[^a-zA-Z0-9_-]", "", path.name)
+        name, path = named(value)
         if not path.is_dir():
             raise UsageError(f"--derivatives {value}: there is no such folder; give NAME=PATH of a derivative dataset")
         if not any(path.glob("sub-*")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import uuid
@@ -65,6 +66,19 @@ def sweep(folder: Path, *starts: str) -> None:
     for path in Path(folder).glob(f".{'[0-9a-f]' * DIGITS}.*"):
         if path.name[DIGITS + 2 :].startswith(starts):
             path.unlink(missing_ok=True)
+
+
+def named(text: str) -> tuple[str, Path]:
+    """``NAME=PATH``, or a path alone, which is named after its folder: name and absolute path.
+
+    Examples
+    --------
+    >>> named("/data/fmriprep-20.2")
+    ('fmriprep-202', PosixPath('/data/fmriprep-20.2'))
+    """
+    name, equals, place = text.partition("=")
+    path = Path(place if equals else text).expanduser().absolute()
+    return (name if equals else re.sub(r"[^a-zA-Z0-9_-]", "", path.name)), path
 
 
 def write_json(path: Path, content: Any) -> Path:

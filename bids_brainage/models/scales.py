@@ -42,10 +42,11 @@ def scale_of_bundle(card: Mapping[str, Any]) -> str:
     return str(card.get("volume_scale", SCALE_1MM))
 
 
-def on_scale(table: RoiTable, scale: str, wanted: str) -> RoiTable:
+def on_scale(table: RoiTable, scale: str, wanted: str, path: Path) -> RoiTable:
     """A table of volumes on ``scale``, on the scale that is ``wanted``, by the conversion of the ``roi`` that ships.
 
     Composites are summed anew from their regions; volumes that are neither region, composite nor ICV are ``nan``.
+    ``path`` is for messages.
 
     Raises
     ------
@@ -55,10 +56,10 @@ def on_scale(table: RoiTable, scale: str, wanted: str) -> RoiTable:
     if scale == wanted:
         return table
     if wanted != SCALE_1MM:
-        raise UsageError(f"volumes are {scale}, those of the model {wanted}: there is no conversion to these")
+        raise UsageError(f"{path}: volumes are {scale}, those of the model {wanted}; use a model of these")
     if muse.ICV not in table.columns:
         raise UsageError(
-            f"volumes are {scale}, and have no ICV (MUSE_{muse.ICV}), which their conversion needs; add it"
+            f"{path}: volumes are {scale}, and have no ICV (MUSE_{muse.ICV}), which their conversion needs; add it"
         )
     model = load_model(find("roi", [PACKAGED]))
     assert isinstance(model, RoiModel)  # noqa: S101 - the package's own

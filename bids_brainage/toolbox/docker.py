@@ -16,6 +16,7 @@ from typing import Any
 
 from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
+from bids_brainage.core.files import named
 from bids_brainage.options import checked, fields, kind, parser, read, words
 
 IMAGE = f"ghcr.io/bids-brainage/bids-brainage:{__version__}"
@@ -89,8 +90,7 @@ def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[d
         if kind(f)[0] is Path:
             seen[f.name] = mount(Path(value), mounts, made=f.metadata["made"])
         elif f.metadata["metavar"].endswith("=PATH"):
-            pairs = [text.split("=", 1) if "=" in text else (Path(text).name, text) for text in value]
-            seen[f.name] = [f"{name}={mount(Path(path), mounts)}" for name, path in pairs]
+            seen[f.name] = [f"{name}={mount(path, mounts)}" for name, path in map(named, value)]
         elif f.metadata["metavar"].endswith("_OR_DIR") and Path(value).is_dir():
             seen[f.name] = mount(Path(value), mounts)
     seen["bids_dir"] = mount(values["bids_dir"], mounts)

@@ -84,9 +84,9 @@ def fit(
         genmind.write_arrays(folder / genmind.ARRAYS, fitted.model)
         card.write_licence(folder, [table], "genmind-bundle.txt")
         command = shlex.join(["brainage", "genmind", "fit", *words, "--out", out.name])
-        made = _card(out.name, fitted, kernel, source, len(people), seed, command)
-        made["training"]["kind"] = card.kind_of([table])
-        save(folder, made | {"volume_scale": scale})
+        text = _card(out.name, fitted, kernel, source, len(people), seed, command)
+        text["training"] = {"kind": card.kind_of([table]), **text["training"]}
+        save(folder, text | {"volume_scale": scale})
     return load(out)
 
 

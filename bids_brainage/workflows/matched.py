@@ -128,7 +128,7 @@ def match(
     table = _table(measured, people)
     if not table.who:
         _nobody(bundle, measured.lost)
-    table = on_scale(table, SCALE_2MM, scale_of_bundle(bundle.card))  # the participant level writes no other
+    table = on_scale(table, SCALE_2MM, scale_of_bundle(bundle.card), out_dir)  # the participant level writes no other
     _check_fits(bundle, model, table, out_dir)
     icv = model.has_icv and ICV in table.columns
     found, incomplete = complete_people(table, out_dir, by=model.by, indices=model.indices, icv=icv)

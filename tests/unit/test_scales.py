@@ -1,6 +1,7 @@
 """Volumes of scans segmented at 2 mm, on the scale of those at 1 mm."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from bids_brainage.models.scales import on_scale, scale_of_bundle
 from bids_brainage.training.card import kind_of
 
 MODEL = load_model(find("roi", [PACKAGED]))
+PATH = Path("people.tsv")
 GREY = next(one for one in muse.composites() if one.number == 601)
 
 
@@ -28,27 +30,30 @@ def table(*indices):
 
 def test_regions_icv_and_composites_go_together():
     start = table(*MODEL.indices, 702, 601, 701, 600, 999)
-    done = on_scale(start, "dlmuse-2mm", "dlmuse-1mm")
+    done = on_scale(start, "dlmuse-2mm", "dlmuse-1mm", PATH)
     volumes, icv = MODEL.conversion(start.select(MODEL.indices), start.select([702])[:, 0])
     np.testing.assert_allclose(done.select(MODEL.indices), volumes)
     np.testing.assert_allclose(done.select([702])[:, 0], icv)
     np.testing.assert_allclose(done.select([601])[:, 0], done.select(GREY.members).sum(axis=1))
     np.testing.assert_allclose(done.select([600])[:, 0], icv - done.select([701])[:, 0])
     assert np.isnan(done.select([999])).all()
-    assert on_scale(start, "dlmuse-1mm", "dlmuse-1mm") is start
+    assert on_scale(start, "dlmuse-1mm", "dlmuse-1mm", PATH) is start
 
 
 def test_a_composite_without_its_regions_is_unknown():
-    assert np.isnan(on_scale(table(47, 702, 601), "dlmuse-2mm", "dlmuse-1mm").select([601])).all()
+    assert np.isnan(on_scale(table(47, 702, 601), "dlmuse-2mm", "dlmuse-1mm", PATH).select([601])).all()
 
 
 @pytest.mark.parametrize(
     ("indices", "scale", "wanted", "words"),
-    [((47, 702), "dlmuse-1mm", "dlmuse-2mm", "there is no conversion"), ((47,), "dlmuse-2mm", "dlmuse-1mm", "no ICV")],
+    [
+        ((47, 702), "dlmuse-1mm", "dlmuse-2mm", "people.tsv: volumes are dlmuse-1mm, those of the model dlmuse-2mm"),
+        ((47,), "dlmuse-2mm", "dlmuse-1mm", "no ICV"),
+    ],
 )
 def test_what_cannot_be_brought_there_is_refused(indices, scale, wanted, words):
     with pytest.raises(UsageError, match=words):
-        on_scale(table(*indices), scale, wanted)
+        on_scale(table(*indices), scale, wanted, PATH)
 
 
 def test_the_reference_that_ships_is_of_1_mm():

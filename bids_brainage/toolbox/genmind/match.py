@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.on_icv and not model.has_icv:
         raise UsageError(f"--on-icv: {bundle.name} knows no intracranial volume; fit one with --icv")
     table = roi_tables.read(args.table, icv=args.on_icv)
-    table = on_scale(table, args.scale or scale_of(args.table), scale_of_bundle(bundle.card))
+    table = on_scale(table, args.scale or scale_of(args.table), scale_of_bundle(bundle.card), args.table)
     with_icv = model.has_icv and roi_tables.ICV in table.columns
     people, lost = complete_people(table, args.table, by=model.by, indices=model.indices, icv=with_icv)
     reasons = model.why_not(people.age, people.categories, people.icv if args.on_icv else None)
