@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
     """Write the table of brain ages; 1 where a row gave none."""
     from bids_brainage.bids import roi_tables
     from bids_brainage.bids.tables import write_tsv
+    from bids_brainage.cohort.scales import scale_of
     from bids_brainage.core.errors import UsageError
     from bids_brainage.models.base import load_model
     from bids_brainage.models.registry import find, search_path
     from bids_brainage.models.roi import RoiModel
-    from bids_brainage.models.scales import scale_of
     from bids_brainage.workflows.predict import COLUMNS
 
     if args.out.resolve() == args.table.resolve():

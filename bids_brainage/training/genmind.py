@@ -11,10 +11,10 @@ from typing import Any, Literal
 from bids_brainage.bids import roi_tables
 from bids_brainage.cohort import genmind
 from bids_brainage.cohort.density import BANDWIDTHS, Kernel
+from bids_brainage.cohort.scales import scale_of
 from bids_brainage.cohort.tables import people_of
 from bids_brainage.core.bundle import Bundle, load, save
 from bids_brainage.core.errors import UsageError
-from bids_brainage.models.scales import scale_of
 from bids_brainage.training import card
 from bids_brainage.training.regressors import one_thread
 

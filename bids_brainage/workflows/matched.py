@@ -14,11 +14,11 @@ import numpy as np
 from bids_brainage.bids.roi_tables import ICV, RoiTable
 from bids_brainage.cohort.matching import Balance, Scores, balance_of, score
 from bids_brainage.cohort.reference import reference
+from bids_brainage.cohort.scales import on_scale, scale_of_bundle
 from bids_brainage.cohort.tables import complete_people
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age
 from bids_brainage.models.roi import SCALE_2MM
-from bids_brainage.models.scales import on_scale, scale_of_bundle
 from bids_brainage.workflows.maps import Unit
 from bids_brainage.workflows.people import numbered, used_scans
 from bids_brainage.workflows.regions import VOLUMES_TSV, volumes_of

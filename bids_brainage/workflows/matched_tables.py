@@ -16,10 +16,10 @@ from bids_brainage.bids.outputs import entity, group_file, sidecar_of
 from bids_brainage.bids.roi_tables import ICV
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.cohort.matching import controls, group_test
+from bids_brainage.cohort.scales import scale_of_bundle
 from bids_brainage.cohort.tables import frame_of
 from bids_brainage.core.files import atomic, write_json
 from bids_brainage.models.roi import SCALE_KEY, VENTRICLES
-from bids_brainage.models.scales import scale_of_bundle
 from bids_brainage.reports.cohort import love_plot
 from bids_brainage.stats.groups import adjust
 from bids_brainage.workflows.matched import Matched

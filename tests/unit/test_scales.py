@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from bids_brainage.bids.roi_tables import RoiTable
+from bids_brainage.cohort.scales import on_scale, scale_of_bundle
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age
 from bids_brainage.image import muse
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import PACKAGED, find
-from bids_brainage.models.scales import on_scale, scale_of_bundle
 from bids_brainage.training.card import kind_of
 
 MODEL = load_model(find("roi", [PACKAGED]))

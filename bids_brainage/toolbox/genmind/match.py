@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """Write scores, centiles, balance and its figure, and who was not matched; 1 where somebody was not."""
     from bids_brainage.bids import roi_tables
     from bids_brainage.cohort.matching import balance_of, score
+    from bids_brainage.cohort.scales import on_scale, scale_of, scale_of_bundle
     from bids_brainage.cohort.tables import complete_people
     from bids_brainage.core.errors import UsageError
     from bids_brainage.models.roi import SCALE_KEY
-    from bids_brainage.models.scales import on_scale, scale_of, scale_of_bundle
     from bids_brainage.toolbox.genmind.model import find_model
 
     if args.k < 3:

@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
 
     from bids_brainage.bids import roi_tables
     from bids_brainage.cohort.genmind import sample, sample_like
+    from bids_brainage.cohort.scales import scale_of_bundle
     from bids_brainage.cohort.tables import people_of, write
     from bids_brainage.core.errors import UsageError
     from bids_brainage.models.roi import SCALE_KEY
-    from bids_brainage.models.scales import scale_of_bundle
     from bids_brainage.toolbox.genmind.model import find_model
 
     if args.n < 1 or (args.ages and args.like):
