@@ -14,6 +14,8 @@ from bids_brainage.core.errors import UsageError
 
 Level = Literal["participant", "group"]
 Device = Literal["auto", "cpu", "cuda"]
+WORK = Path("work")
+"""The work folder where none is asked for, in the current one."""
 
 
 def option(
@@ -295,6 +297,7 @@ def checked(given: Mapping[str, Any]) -> Options:
 
 
 def _check(options: Options) -> None:
+    """What can be known to be wrong before anything is read."""
     for name in ("nprocs", "omp_nthreads", "mem_mb"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -338,7 +341,7 @@ def _check_folders(options: Options) -> None:
         raise UsageError(
             f"--bids-database-dir {index}: lies inside the dataset, which is never written to; give another"
         )
-    work = (options.work_dir or Path("work")).resolve()
+    work = (options.work_dir or WORK).resolve()
     if options.level == "participant" and bids in (work, *work.parents):
         raise UsageError(
             f"{work}: the work folder lies inside the dataset, which is never written to; give another with -w"

@@ -16,7 +16,7 @@ from bids_brainage.bids.tables import is_missing
 from bids_brainage.cohort.people import People
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import atomic, write_json
-from bids_brainage.core.quality import GATES
+from bids_brainage.models.roi import MOST_EMPTY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,6 @@ RACES = {
     "asian": "Asian",
 }
 SHOWN = 3
-MOST_EMPTY = int(GATES["regions_empty"].high)
 MISSING = ("", "n/a")
 SUFFIXES = (".tsv", ".csv", ".parquet")
 Faults = Iterator[tuple[str, str, NDArray[np.bool_]]]

@@ -27,8 +27,8 @@ class Bundle:
         Where it lies.
     card : mapping
         ``model.json``: ``name``, ``architecture``, ``version``, ``needs`` (artefacts by name), ``training``
-        (data, kind ``real`` or ``simulated``, seed, command), ``licence``, ``metrics``, ``not_meant_for``,
-        ``files`` (name -> sha256), and what the architecture wants.
+        (data, kind ``real``, ``simulated`` or ``synthetic``, seed, command), ``licence``, ``metrics``,
+        ``not_meant_for``, ``files`` (name -> sha256), and what the architecture wants.
     """
 
     folder: Path

@@ -17,7 +17,7 @@ from typing import Any
 from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import named
-from bids_brainage.options import checked, fields, kind, parser, read, words
+from bids_brainage.options import WORK, checked, fields, kind, parser, read, words
 
 IMAGE = f"ghcr.io/bids-brainage/bids-brainage:{__version__}"
 ENGINES = ("docker", "podman")
@@ -82,7 +82,7 @@ def mapped(values: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[d
     mounts: Mounts = {}
     seen = dict(values)
     if values["level"] == "participant":
-        seen["work_dir"] = values.get("work_dir") or Path("work")
+        seen["work_dir"] = values.get("work_dir") or WORK
     for f in fields():
         value = seen.get(f.name)
         if value is None:

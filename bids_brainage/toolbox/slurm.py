@@ -13,7 +13,7 @@ from typing import Any
 from bids_brainage import __version__
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json
-from bids_brainage.options import parser, read
+from bids_brainage.options import WORK, parser, read
 from bids_brainage.toolbox import slurm_jobs as jobs
 
 APP = (sys.executable, "-m", "bids_brainage.cli")
@@ -99,7 +99,7 @@ def request_of(args: argparse.Namespace, scans: int) -> jobs.Request:
     command = shlex.split(args.command) if args.command else APP
     folders = (str(args.bids_dir.resolve()), str(args.out_dir.resolve()))
     asked = given(args)
-    unless_asked = {"work_dir": ("--work-dir", str(Path("work").resolve())), "nprocs": ("--nprocs", str(args.cpus))}
+    unless_asked = {"work_dir": ("--work-dir", str(WORK.resolve())), "nprocs": ("--nprocs", str(args.cpus))}
     defaults = [word for name, words in unless_asked.items() if name not in asked for word in words]
     options = (*defaults, *args.app_options, "--skip-bids-validation")
     needs = jobs.Needs(args.cpus, args.mem, args.time, scans, asked.get("device") == "cuda")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -73,9 +73,6 @@ def fit(
         small=small,
         seed=seed,
     )
-    source = card.provenance(table)
-    if licence:
-        source["licence"] = licence
     words = [table.name, "--by", *columns, "--kernel", kernel, "--bandwidths", *map(str, bandwidths)]
     words += ["--folds", str(folds), "--fewest", str(fewest), "--small", small, "--seed", str(seed)]
     words += ["--scale", scale, *(["--icv"] if icv else [])]
@@ -84,19 +81,26 @@ def fit(
         genmind.write_arrays(folder / genmind.ARRAYS, fitted.model)
         card.write_licence(folder, [table], "genmind-bundle.txt")
         command = shlex.join(["brainage", "genmind", "fit", *words, "--out", out.name])
-        text = _card(out.name, fitted, kernel, source, len(people), seed, command)
-        text["training"] = {"kind": card.kind_of([table]), **text["training"]}
-        save(folder, text | {"volume_scale": scale})
+        training = {"n": len(people), **_origin(table, licence), "seed": seed, "command": command}
+        save(folder, _card(out.name, fitted, kernel, scale, training))
     return load(out)
 
 
-def _card(
-    name: str, fitted: genmind.Fitted, kernel: Kernel, source: dict[str, Any], n: int, seed: int, command: str
-) -> dict[str, Any]:
+def _origin(table: Path, licence: str | None) -> dict[str, Any]:
+    """Data, kind and software of the card."""
+    stated = {"licence": licence} if licence else {}
+    return {
+        "kind": card.kind_of([table]),
+        "data": [card.provenance(table) | stated],
+        "software": {library: version(library) for library in card.LIBRARIES},
+    }
+
+
+def _card(name: str, fitted: genmind.Fitted, kernel: Kernel, scale: str, training: Mapping[str, Any]) -> dict[str, Any]:
     """The card, without the sha256 of the files."""
     model, categories = fitted.model, genmind.entries(fitted)
     ages = [age for entry in categories for age in entry["age_range"]]
-    licence = source["licence"] if "derivative_licence" not in source else source["derivative_licence"]
+    (source,) = training["data"]
     return {
         "name": name,
         "architecture": genmind.ARCHITECTURE,
@@ -106,19 +110,14 @@ def _card(
         "to draw synthetic reference people from",
         "needs": [],
         "age_range": [min(ages), max(ages)],
-        "licence": licence,
+        "licence": source.get("derivative_licence", source["licence"]),
         "by": list(model.by),
         "indices": list(model.indices),
         "has_icv": model.has_icv,
+        "volume_scale": scale,
         "kernel": kernel,
         "categories": categories,
-        "training": {
-            "n": n,
-            "data": [source],
-            "seed": seed,
-            "command": command,
-            "software": {library: version(library) for library in card.LIBRARIES},
-        },
+        "training": training,
         "metrics": {
             "log_likelihood": {
                 " ".join(entry["category"]): entry["log_likelihood"]

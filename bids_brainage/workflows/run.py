@@ -14,7 +14,7 @@ from bids_brainage.core.device import usable
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import make_writable, read_json, refresh, sha256_of
 from bids_brainage.core.types import Scan
-from bids_brainage.options import Options
+from bids_brainage.options import WORK, Options
 from bids_brainage.workflows.fingerprint import fingerprint, read
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools, missing
 from bids_brainage.workflows.scratch import clean
@@ -197,7 +197,7 @@ def place_of_work(options: Options) -> Path:
     out = options.out_dir
     number = out.stat().st_ino if out.is_dir() else 0
     own = sha256_of([str(options.bids_dir), str(out), number])[:8]
-    return (options.work_dir or Path.cwd() / "work") / own
+    return (options.work_dir or Path.cwd() / WORK) / own
 
 
 def work_dir(options: Options) -> Path:

@@ -243,14 +243,15 @@ def _reliability(write: Writer, sessions: Sequence[Unit], maps: Maps) -> tuple[d
             except ScanError as error:
                 notes.append(f"reliability: {error}")
 
+    needed = f"people with two {kind}s, {FEWEST_RELIABLE} are needed"
     if len(measured) < FEWEST_RELIABLE:
-        return None, [f"reliability: {len(measured)} people with two {kind}s, {FEWEST_RELIABLE} are needed"]
+        return None, [f"reliability: {len(measured)} {needed}"]
     try:
         found = stats.icc(each())
     except ValueError as error:
         return None, [*notes, f"reliability: {error}"]
     if found.n_people < FEWEST_RELIABLE:
-        return None, [*notes, f"reliability: {found.n_people} people with two {kind}s, {FEWEST_RELIABLE} are needed"]
+        return None, [*notes, f"reliability: {found.n_people} {needed}"]
     known = found.agreement[np.isfinite(found.agreement)]
     entry: dict[str, Any] = {"People": found.n_people, "Measurements": found.n_sessions, "Measurement": kind}
     entry["Median"] = number(float(np.median(known))) if len(known) else None
