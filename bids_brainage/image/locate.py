@@ -125,14 +125,17 @@ def half_a_voxel_on(network: nn.Module, scan: Volume, grid: Grid, *, half: bool)
     """Classes of a scan on ``grid`` moved by half a voxel along each axis.
 
     Together the two grids have twice the voxels, body-centred: what the one misses between its voxels, the other sees.
+    The network sees this one in the mirror, left for right: no class is of one side, so that where it errs on the one
+    side alone it does so on the other here.
     """
-    if not io.parallel(scan.grid, grid):  # of a turned head
+    if io.parallel(scan.grid, grid):
+        head = coarse(scan, 0.5)
+        first = (np.linalg.inv(head.affine) @ grid.affine[:, 3])[:3] + 0.5
+        seen = io.window(head, np.rint(first), grid.shape)
+    else:  # of a turned head
         seen = seen_on(scan, Grid(grid.shape, io.shifted(grid.affine, [0.5] * 3)))
-        return _clean(_probabilities(network, seen, half=half).classes)
-    head = coarse(scan, 0.5)
-    first = (np.linalg.inv(head.affine) @ grid.affine[:, 3])[:3] + 0.5
-    middle = first + (np.asarray(grid.shape) - 1) / 2
-    return _clean(_window(network, head, middle, grid.shape, half=half).classes)
+    mirrored = _probabilities(network, Volume(seen.data[::-1], seen.affine), half=half).classes
+    return _clean(Volume(mirrored.data[::-1], seen.affine))
 
 
 def straightened(network: nn.Module, scan: Volume, found: Found, *, half: bool) -> Found:
@@ -173,7 +176,7 @@ def _window(network: nn.Module, head: Volume, middle: NDArray, shape: tuple[int,
 
 def _probabilities(network: nn.Module, seen: Volume, *, half: bool) -> Found:
     """Of what the network sees, voxel by voxel."""
-    classes, right = posterior(network, torch.from_numpy(seen.data), half=half)
+    classes, right = posterior(network, torch.from_numpy(np.ascontiguousarray(seen.data)), half=half)
     return Found(Volume(classes.numpy(), seen.affine), Volume(right.numpy(), seen.affine))
 
 

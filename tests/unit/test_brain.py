@@ -122,6 +122,31 @@ def test_a_larger_field_of_view_changes_nothing(simulated, segmented, margin):
     assert not stripped
 
 
+@pytest.mark.parametrize("degrees", [0, 35])
+def test_the_second_grid_is_seen_in_the_mirror(degrees):
+    class LeftSide(torch.nn.Module):
+        """Class 1 in the left half of whatever it sees, background in the right one."""
+
+        def __init__(self):
+            super().__init__()
+            self.anything = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, batch):
+            answer = torch.full((len(batch), len(CLASSES) + 1, *batch.shape[2:]), -9.0)
+            answer[:, 1, : batch.shape[2] // 2], answer[:, 0, batch.shape[2] // 2 :] = 9, 9
+            return answer
+
+    head = io.Volume(np.ones((64, 64, 64), np.float32), np.eye(4))
+    grid = locate.coarse(head).grid
+    around, angle = np.eye(4), np.deg2rad(degrees)
+    around[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    turned = io.Grid(grid.shape, around @ grid.affine)
+    seen = locate.half_a_voxel_on(LeftSide(), head, turned, half=False)
+    assert np.allclose(seen.affine, io.shifted(turned.affine, [0.5] * 3))
+    assert (seen.data[16:, ..., 1] > 0.99).all()
+    assert (seen.data[:14, ..., 0] > 0.99).all()  # two voxels around what is not background are as seen
+
+
 def test_a_turned_head_is_seen_along_its_own_axes(simulated, segmented, tmp_path):
     scan, _ = simulated
     cosine, sine = np.cos(np.deg2rad(35)), np.sin(np.deg2rad(35))
