@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bids_brainage.bids.tables import NUMBER, is_missing, is_there, read_tsv, with_prefix
-from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import read_json
+from bids_brainage.bids.tables import NUMBER, dictionary, is_missing, is_there, read_tsv, with_prefix
+from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age, Sex
 
 AGE_COLUMNS = ("age", "participant_age", "age_at_scan", "age_at_session", "session_age")
@@ -161,7 +160,7 @@ class Register:
     def __init__(self, bids_dir: Path) -> None:
         self._root = Path(bids_dir)
         self._participants = self._read(self._root / "participants.tsv", {}, "sub")
-        self._sessions_json = _dictionary(self._root / "sessions.json")
+        self._sessions_json = dictionary(self._root / "sessions.json")
         self._sessions: dict[str, _Source | None] = {}
 
     def of(self, subject: str, session: str | None = None, n_sessions: int = 1) -> Person:
@@ -204,20 +203,7 @@ class Register:
             people.setdefault(with_prefix(row["participant_id"], "sub") if level == "sub" else "", []).append(
                 (number, row)
             )
-        return _Source(path.name, level, columns, people, {**inherited, **_dictionary(path.with_suffix(".json"))})
-
-
-def _dictionary(path: Path) -> Mapping[str, Any]:
-    """A data dictionary; empty where there is none."""
-    if not is_there(path):
-        return {}
-    try:
-        content = read_json(path)
-    except BrainAgeError as error:
-        raise UsageError(str(error)) from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: is not a JSON object of columns; correct or remove it")
-    return content
+        return _Source(path.name, level, columns, people, {**inherited, **dictionary(path.with_suffix(".json"))})
 
 
 def _age(sources: Sequence[_Source], subject: str, session: str | None, n_sessions: int) -> tuple[Age, tuple[str, ...]]:

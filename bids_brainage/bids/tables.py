@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bids_brainage.core.errors import UsageError
-from bids_brainage.core.files import write_text
+from bids_brainage.core.errors import BrainAgeError, UsageError
+from bids_brainage.core.files import read_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,25 @@ def is_missing(value: str) -> bool:
 def is_there(path: Path) -> bool:
     """Whether something has this name; also a link to nowhere, which is no reason to do without the table."""
     return path.is_symlink() or path.exists()
+
+
+def dictionary(path: Path) -> Mapping[str, Any]:
+    """What the JSON file of a table says of it; empty where there is none.
+
+    Raises
+    ------
+    UsageError
+        Where it cannot be read, or is no JSON object.
+    """
+    if not is_there(path):
+        return {}
+    try:
+        content = read_json(path)
+    except BrainAgeError as error:
+        raise UsageError(str(error)) from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: is not a JSON object of columns; correct or remove it")
+    return content
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bids_brainage.bids.roi_tables import RoiTable, is_of_one_scan
-from bids_brainage.core.errors import BrainAgeError, UsageError
-from bids_brainage.core.files import read_json
+from bids_brainage.bids.tables import dictionary
+from bids_brainage.core.errors import UsageError
 from bids_brainage.image import muse
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import PACKAGED, find
@@ -24,14 +24,10 @@ def scale_of(path: Path) -> str:
     Raises
     ------
     UsageError
-        Where a table of the app has no such JSON.
+        Where the JSON is damaged, or a table of the app has none.
     """
     beside = path.with_suffix(".json")
-    try:
-        content = read_json(beside) if beside.is_file() else {}
-    except BrainAgeError:
-        content = {}
-    found = content.get(SCALE_KEY) if isinstance(content, dict) else None
+    found = dictionary(beside).get(SCALE_KEY)
     if found not in SCALES and is_of_one_scan(path):
         raise UsageError(f"{beside}: is not there, or does not say on which scale the volumes are; give --scale")
     return str(found) if found in SCALES else SCALE_1MM

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from bids_brainage.bids.tables import dictionary
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import copy, read_json, sha256
 from bids_brainage.training.muse import Cohort, failed
@@ -51,12 +52,8 @@ def left_out(coarse_table: Path | None) -> dict[str, str]:
 
 def kind_of(tables: Iterable[Path]) -> Literal["real", "synthetic"]:
     """``synthetic`` where the JSON beside one of the tables says so: ``brainage genmind`` drew its people."""
-    for path in tables:
-        beside = path.with_suffix(".json")
-        said = read_json(beside) if beside.is_file() else {}
-        if isinstance(said, dict) and said.get("Synthetic") is True:
-            return "synthetic"
-    return "real"
+    said = [dictionary(path.with_suffix(".json")).get("Synthetic") for path in tables]
+    return "synthetic" if True in said else "real"
 
 
 def free(out: Path) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bids_brainage.bids.roi_tables import RoiTable
-from bids_brainage.cohort.scales import on_scale, scale_of_bundle
+from bids_brainage.cohort.scales import on_scale, scale_of, scale_of_bundle
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.types import Age
@@ -54,6 +54,14 @@ def test_a_composite_without_its_regions_is_unknown():
 def test_what_cannot_be_brought_there_is_refused(indices, scale, wanted, words):
     with pytest.raises(UsageError, match=words):
         on_scale(table(*indices), scale, wanted, PATH)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+@pytest.mark.parametrize("asked", [scale_of, lambda path: kind_of([path])])
+def test_a_damaged_description_of_a_table_is_refused_rather_than_passed_over(tmp_path, content, asked):
+    (tmp_path / "people.json").write_text(content)
+    with pytest.raises(UsageError, match=r"people\.json: .*correct or remove it"):
+        asked(tmp_path / "people.tsv")
 
 
 def test_the_reference_that_ships_is_of_1_mm():
