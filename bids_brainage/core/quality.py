@@ -38,8 +38,8 @@ GATES = {
     "white_over_grey": Gate(1.05, INF, "", "contrast_not_t1w", "Mean intensity of white matter over grey matter"),
     "tissue_contrast": Gate(1.0, INF, "SD", "low_contrast", "Difference of white and grey matter in SDs within them"),
     "regions_empty": Gate(-INF, 5, "", "regions_empty", "Regions of the atlas that hold not one voxel of 2 mm"),
-    "regions_beyond": Gate(-INF, 30, "%", "volumes_beyond_reference", "Regions outside the centiles 1 to 99 of healthy "
-                           "people of this age and sex"),
+    "regions_beyond": Gate(-INF, 30, "%", "volumes_beyond_reference", "Regions outside the centiles 0.5 to 99.5 of "
+                           "healthy people of this age and sex"),
 }  # fmt: skip
 
 

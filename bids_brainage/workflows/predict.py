@@ -142,11 +142,14 @@ def predict(
 
 
 def reference_share(explained: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Per cent of the regions outside centiles 1 to 99, where there are centiles: a measure of the quality gates."""
+    """Per cent of the regions outside centiles 0.5 to 99.5, where there are centiles: a measure of the quality gates.
+
+    The table has whole centiles: 0 and 100 are those beyond.
+    """
     centiles = {one["index"]: float(one["centile"]) for one in explained if one["centile"] != "n/a"}
     if not centiles:
         return {}
-    return {"regions_beyond": 100 * sum(not 1 <= c <= 99 for c in centiles.values()) / len(centiles)}
+    return {"regions_beyond": 100 * sum(c in (0, 100) for c in centiles.values()) / len(centiles)}
 
 
 def quality_row(one: Measure) -> dict[str, str]:
