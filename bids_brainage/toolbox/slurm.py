@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     root = args.out_dir.resolve() / "logs" / "slurm"
     if args.status:
         return status(jobs.chosen(root, args.submission))
-    if given(args).get("dry_run"):
+    asked = given(args)
+    if asked.get("dry_run"):
         raise UsageError("--dry-run: would reach every task; leave --submit out and read the scripts instead")
     for earlier in jobs.submissions(root) if args.submit else ():
         if jobs.running(numbers := jobs.ids(earlier)):
@@ -74,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     folder = jobs.new_folder(root)
     tasks = jobs.shared_out(people, args.array_size, args.per_task)
     scans_of = Counter(person for person, _ in scans)
-    request = request_of(args, max((sum(scans_of[person] for person in task) for task in tasks), default=0))
+    request = request_of(args, asked, max((sum(scans_of[person] for person in task) for task in tasks), default=0))
     jobs.write_tasks(folder, tasks)
     written = [jobs.write_participant(folder, request, len(tasks), args.at_once)] if tasks else []
-    written.append(jobs.write_group(folder, request, len(scans) if gives_maps(args) else 0))
+    written.append(jobs.write_group(folder, request, len(scans) if gives_maps(asked) else 0))
     print(f"{len(people)} participants in {len(tasks)} tasks: {', '.join(map(str, written))}")
     if args.submit:
         submit(folder, written)
@@ -94,11 +96,10 @@ def planned(args: argparse.Namespace) -> list[tuple[str, str]]:
     return [(stem.split("_")[0].removeprefix("sub-"), "" if why == "complete" else why) for stem, why, *_ in cells]
 
 
-def request_of(args: argparse.Namespace, scans: int) -> jobs.Request:
-    """What each job is to run and asks for."""
+def request_of(args: argparse.Namespace, asked: Mapping[str, Any], scans: int) -> jobs.Request:
+    """What each job is to run and asks for; ``asked`` as of :func:`given`."""
     command = shlex.split(args.command) if args.command else APP
     folders = (str(args.bids_dir.resolve()), str(args.out_dir.resolve()))
-    asked = given(args)
     unless_asked = {"work_dir": ("--work-dir", str(WORK.resolve())), "nprocs": ("--nprocs", str(args.cpus))}
     defaults = [word for name, words in unless_asked.items() if name not in asked for word in words]
     options = (*defaults, *args.app_options, "--skip-bids-validation")
@@ -112,9 +113,9 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     return read(parser("bids-brainage", __version__), argv)
 
 
-def gives_maps(args: argparse.Namespace) -> bool:
+def gives_maps(asked: Mapping[str, Any]) -> bool:
     """Whether a model may write maps of brain age: any but ``roi``."""
-    return tuple(given(args).get("models", ("roi", "local"))) != ("roi",)
+    return tuple(asked.get("models", ("roi", "local"))) != ("roi",)
 
 
 def submit(folder: Path, scripts: list[Path]) -> None:

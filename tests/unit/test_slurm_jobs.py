@@ -172,23 +172,24 @@ def test_a_gpu_is_asked_for_however_the_app_is_told(tmp_path, monkeypatch, words
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "c.toml", 'device = "cuda"\n')
     args = argparse.Namespace(bids_dir=tmp_path, out_dir=tmp_path, app_options=words)
-    assert slurm.request_of(asked(args), 1).needs.gpu
+    assert requested(args).needs.gpu
     args.app_options = [*words, "--device", "cpu"]
-    assert not slurm.request_of(asked(args), 1).needs.gpu
+    assert not requested(args).needs.gpu
 
 
 def test_what_the_config_file_says_is_not_taken_back(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "c.toml", 'work_dir = "/scratch/me"\nnprocs = 4\n')
     args = argparse.Namespace(bids_dir=tmp_path, out_dir=tmp_path, app_options=["--config", "c.toml"])
-    assert slurm.request_of(asked(args), 1).options == ("--config", "c.toml", "--skip-bids-validation")
+    assert requested(args).options == ("--config", "c.toml", "--skip-bids-validation")
     args.app_options = []
     words = ("--work-dir", str(tmp_path / "work"), "--nprocs", "1", "--skip-bids-validation")
-    assert slurm.request_of(asked(args), 1).options == words
+    assert requested(args).options == words
 
 
-def asked(args):
-    return argparse.Namespace(**vars(args), command=None, cpus=1, mem=None, time=None, sbatch=[])
+def requested(args):
+    args = argparse.Namespace(**vars(args), command=None, cpus=1, mem=None, time=None, sbatch=[])
+    return slurm.request_of(args, slurm.given(args), 1)
 
 
 def test_the_group_job_gets_more_for_more_maps_and_no_more_than_clusters_give():
