@@ -104,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminated)
     try:
         options = resolved(parse(argv))
+        verbose = options.verbose
+        start_log(verbose)
         prepare_environment(options)
         return run(options)
     except BrainAgeError as error:

@@ -91,7 +91,8 @@ class Options:
     )
     controls: str | None = option(
         None,
-        "query that chooses the people on whom the bias correction is fitted, e.g. \"diagnosis == 'CN'\"",
+        "query that chooses the people on whom the bias correction is fitted, e.g. \"diagnosis == 'CN'\" "
+        "(default: everyone)",
         "Group level",
         metavar="QUERY",
     )
@@ -200,7 +201,9 @@ def parser(prog: str, version: str) -> argparse.ArgumentParser:
 
 def _help(f: dataclasses.Field[Any]) -> str:
     shown = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
-    return f.metadata["help"] + (f" (default: {shown})" if shown not in (None, False, "") else "")
+    return f.metadata["help"] + (
+        f" (default: {shown})" if shown is not None and shown is not False and shown != "" else ""
+    )
 
 
 def words(values: Mapping[str, Any]) -> list[str]:
@@ -276,7 +279,9 @@ def table() -> str:
         metavar = "" if value is bool else f" {word}" + (" ..." if several else "")
         names = ", ".join(n for n in (f.metadata["short"], flag_name(f.name)) if n)
         default: Any = f.default
-        shown = " ".join(map(str, default)) if several else ("" if default in (None, False) else str(default))
+        shown = (
+            " ".join(map(str, default)) if several else ("" if default is None or default is False else str(default))
+        )
         text = f.metadata["help"].replace("%%", "%")
         rows.append(f"| `{names}{metavar}` | {f'`{shown}`' if shown else ''} | {text} |")
     return "\n".join(rows) + "\n"

@@ -27,7 +27,7 @@ FLAGS = {
     "can say: the brain may be younger or older",
     "age_outside_model_range": "The person's age lies outside the ages that the model is for",
     "age_outside_correction_range": "The person's age lies outside the ages of the controls of the bias correction",
-    "unusable": "A quality gate failed: the row is not averaged",
+    "unusable": "Of `brainage predict`: no brain age can be given of these volumes, `note` says why; not averaged",
 }
 
 

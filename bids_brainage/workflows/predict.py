@@ -26,7 +26,7 @@ COLUMNS = {
     "gap": "brain_age minus age in years (brain-PAD), not corrected for bias; n/a where age is",
     "sex": "F or M as given by the dataset; n/a where it is missing",
     "flags": "What limits trust in this row, joined by commas; n/a where there is nothing",
-    "note": "Why age is n/a",
+    "note": "Why age, or of `brainage predict` the brain age, is n/a",
     "training_data": "Whether the model was fitted on real or on simulated people",
 }
 

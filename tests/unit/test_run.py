@@ -223,3 +223,13 @@ def test_what_an_earlier_run_said_of_a_scan_is_no_reason_of_this_one(tmp_path):
     old.write_text("No space left on device")
     said = engine.run(LiterateWorkflow("empty", base_dir=str(tmp_path)), [job], options, tmp_path)
     assert "No space left" not in said["sub-01"]
+
+
+def test_what_the_config_file_says_of_the_log_holds(tmp_path, capsys):
+    (tmp_path / "c.toml").write_text("verbose = true\n")
+    (tmp_path / "bids").mkdir()
+    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work")]
+    assert cli.main([*words, "--config", str(tmp_path / "c.toml")]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert cli.main(words) == 2
+    assert "Traceback" not in capsys.readouterr().err

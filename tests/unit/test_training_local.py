@@ -196,6 +196,8 @@ def test_presets_and_files_are_read_and_wrong_ones_refused(tmp_path):
     assert config.every == PRESETS["default"].every
     published = PRESETS["published"]
     assert (published.channels, published.batch, published.crop, published.steps) == (64, 32, 52, 500_000)
+    assert not published.sex, "grey and white matter alone"
+    assert not published.context
     for text, words in {
         "crops = 60": "unknown key 'crops'",
         "crop = 61": "crop = 61: is not possible",
@@ -365,6 +367,8 @@ def test_one_run_ends_in_a_bundle_that_predicts_and_is_gone_on_with(people, tmp_
     assert "holds a run with other people, settings, label, fold or seed" in capsys.readouterr().err
     assert main([*argv, "--out", str(people)]) == 2
     assert "holds no local model" in capsys.readouterr().err
+    assert main([*argv, "--out", str(tmp_path / "my-local")]) == 2
+    assert "letters and digits alone" in capsys.readouterr().err
     network = LocalUNet(**bundle.card["arguments"])
     assert recipe._begin(network, out)["bundle"] == bundles.load(out).digest
     assert torch.equal(network.output.weight, load_file(out / "model.safetensors")["output.weight"].float())

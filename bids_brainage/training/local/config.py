@@ -150,6 +150,7 @@ PRESETS: Mapping[str, Config] = {
         dropout=0.2,
         unit=1.0,
         standardise=False,
+        sex=False,
         context=False,
         crop=52,
         batch=32,

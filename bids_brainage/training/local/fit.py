@@ -111,7 +111,12 @@ def _spread(people: list[Stored], count: int) -> list[Stored]:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder that holds anything but a local bundle, which is written anew."""
+    """Refuse a name that no file of maps could bear, and a folder that holds anything but a local bundle.
+
+    A local bundle is written anew.
+    """
+    if not out.name.isalnum():
+        raise UsageError(f"{out}: the name stands in names of files; give a folder of letters and digits alone")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CARD).is_file() or read_json(out / CARD).get("architecture") != "local":
