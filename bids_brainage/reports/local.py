@@ -42,16 +42,16 @@ def sections(out_dir: Path, models: Mapping[str, Any]) -> list[Section]:
 
 
 def _figure(out_dir: Path, contrast: Mapping[str, Any], space: str) -> dict[str, Any]:
-    """Draw the t of a contrast, with lines around what passes the permutation threshold."""
-    threshold = contrast["ThresholdT"]["Permutation"]
-    lines = "no |t| has p < 0.05 corrected" if threshold is None else f"lines: |t| of {threshold:.2f} and more"
-    caption = f"t of {contrast['Contrast']} ({contrast['Model']}); {lines}"
+    """Draw the z of a contrast, with lines around what passes the permutation threshold."""
+    threshold = contrast["ThresholdZ"]["Permutation"]
+    lines = "no |z| has p < 0.05 corrected" if threshold is None else f"lines: |z| of {threshold:.2f} and more"
+    caption = f"z of {contrast['Contrast']} ({contrast['Model']}); {lines}"
     caption += "" if threshold is None else ", p < 0.05 corrected"
-    image = read(out_dir / contrast["Files"]["t"])
+    image = read(out_dir / contrast["Files"]["z"])
     return {
         "title": contrast["Contrast"],
         "caption": caption,
-        "image": _embedded(image, space, "t", caption, threshold),
+        "image": _embedded(image, space, "z", caption, threshold),
     }
 
 

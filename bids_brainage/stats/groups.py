@@ -9,7 +9,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bids_brainage.stats import two_groups
+
 Array = NDArray[np.float64]
+FEWEST_BOUNDED = 10
+FEWEST_RELATED = 4
 
 
 class Interval(NamedTuple):
@@ -75,7 +79,8 @@ def accuracy(
 ) -> Accuracy:
     """MAE, Pearson r, R2 and bias with percentile bootstrap intervals, people resampled.
 
-    A person's rows share one weight, so that many scans of one person count as one person.
+    A person's rows share one weight, so that many scans of one person count as one person. Fewer than ten people have
+    no intervals: percentiles of so few cover far less than 95 %. Fewer than four have no r and no R2.
 
     Parameters
     ----------
@@ -98,11 +103,14 @@ def accuracy(
     centred_x, centred_y, gap = x - x.mean(), y - y.mean(), y - x
     parts = (np.abs(gap), gap, centred_x, centred_y, centred_x**2, centred_y**2, centred_x * centred_y, gap**2)
     sums = np.stack([np.bincount(index, part) / rows for part in parts])
+    n, found = len(people), _measures(sums.mean(axis=1))
+    if n < FEWEST_RELATED:
+        found[1:3] = math.nan
+    if n < FEWEST_BOUNDED:
+        return Accuracy(n, len(x), *(Interval(float(value), math.nan, math.nan) for value in found))
     rng = np.random.default_rng(seed)
-    n = len(people)
     resamples = min(resamples, max(200, 20_000 * resamples // n))
     draws = np.stack([_measures(sums @ np.bincount(rng.integers(0, n, n), minlength=n) / n) for _ in range(resamples)])
-    found = _measures(sums.mean(axis=1))
     return Accuracy(n, len(x), *(_percentile(v, d) for v, d in zip(found, draws.T, strict=True)))
 
 
@@ -111,7 +119,7 @@ def _measures(means: Array) -> Array:
     absolute, gap, mx, my, xx, yy, xy, squared = means
     total, spread = xx - mx**2, yy - my**2
     correlated = total > 1e-12 and spread > 1e-12
-    r = (xy - mx * my) / math.sqrt(total * spread) if correlated else math.nan
+    r = max(-1.0, min(1.0, (xy - mx * my) / math.sqrt(total * spread))) if correlated else math.nan
     return np.array([absolute, r, 1 - squared / total if total > 1e-12 else math.nan, gap])
 
 
@@ -249,7 +257,7 @@ def nested_f(response: ArrayLike, reduced: ArrayLike, full: ArrayLike) -> FTest:
 
 
 def age_adjusted(values: ArrayLike, first: ArrayLike, age: ArrayLike) -> tuple[Interval, float]:
-    """Difference of two groups with age as a covariate: value = b0 + b1 first + b2 age (least squares).
+    """Difference of two groups with age as a covariate, each group with its own variance: :mod:`two_groups`.
 
     Parameters
     ----------
@@ -263,18 +271,21 @@ def age_adjusted(values: ArrayLike, first: ArrayLike, age: ArrayLike) -> tuple[I
     Returns
     -------
     (Interval, float)
-        b1 in the values' unit with its interval, and its p value; ``nan`` for fewer than five people.
+        In the values' unit with its interval, and its p value; ``nan`` for fewer than five people, or two in a group.
     """
-    import statsmodels.api as sm
+    from scipy.special import stdtrit
 
-    y, x = np.asarray(values, float), np.asarray(age, float)
+    y, x, member = np.asarray(values, float), np.asarray(age, float), np.asarray(first, bool)
     known = np.isfinite(y) & np.isfinite(x)
-    design = np.column_stack([np.ones(known.sum()), np.asarray(first, float)[known], x[known]])
-    if len(design) < 5 or np.linalg.matrix_rank(design) < 3:
+    covariates = np.column_stack([np.ones(known.sum()), x[known]])
+    try:
+        design = two_groups.design(member[known], covariates)
+    except ValueError:
         return Interval(math.nan, math.nan, math.nan), math.nan
-    model = sm.OLS(y[known], design).fit()
-    low, high = model.conf_int(0.05)[1]
-    return Interval(float(model.params[1]), float(low), float(high)), float(model.pvalues[1])
+    found = two_groups.compare(y[known][:, None], design)
+    difference, error, _, dof, p = (float(one[0]) for one in found)
+    half = error * float(stdtrit(dof, 0.975))
+    return Interval(difference, difference - half, difference + half), p
 
 
 def ks(first: ArrayLike, second: ArrayLike) -> Statistic:

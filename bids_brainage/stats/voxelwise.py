@@ -1,7 +1,7 @@
 """Statistics of many voxels at once: one value a person and voxel, people read one after the other.
 
-Nothing here holds all people in memory: :func:`moments`, :class:`LeastSquares` and :func:`icc` take a person at a time,
-:func:`max_statistic` a chunk of voxels at a time. The units are people: average the scans of a person first.
+Nothing here holds all people in memory: :func:`moments` and :func:`icc` take a person at a time, :func:`max_statistic`
+a chunk of voxels at a time. The units are people: average the scans of a person first.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bids_brainage.stats import two_groups
+
 Array = NDArray[np.float64]
-BATCH = 128
-TIES = 1e-5
-ROUNDING = 1e-24
+BATCH = 32
+TIES = 5e-4
+"""Scores so close count as alike: rounding parts those of orders that split people in the same way."""
 BEYOND = 1e4
 """A t from which on rounding would break ties: all such count as alike."""
 EXACT = 64
@@ -85,14 +87,7 @@ def welch(first: Moments, second: Moments) -> Test:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(a + b > 0, (first.mean - second.mean) / np.sqrt(a + b), np.nan)
         dof = (a + b) ** 2 / (a**2 / (first.n - 1) + b**2 / (second.n - 1))
-    return Test(t, dof, two_sided(t, dof))
-
-
-def two_sided(t: ArrayLike, dof: ArrayLike) -> Array:
-    """Two-sided p of Student's t."""
-    from scipy.special import stdtr
-
-    return np.asarray(2 * stdtr(dof, -np.abs(t)))
+    return Test(t, dof, two_groups.two_sided(t, dof))
 
 
 def cohen_d(first: Moments, second: Moments) -> Array:
@@ -155,68 +150,22 @@ def _shrout_fleiss(n: int, between: Array, deviation: Array, within: Array) -> I
         return Icc(n, k, agreement, (people_ms - error_ms) / common)
 
 
-class LeastSquares:
-    """Linear model of each voxel, fitted while people come one by one.
-
-    Each person is rotated into the triangle of a QR decomposition (Golub & Van Loan, Matrix Computations, 6.5: adding a
-    row), so that no square of the design is formed and large means cost no digits. The order of people is free.
-    """
-
-    def __init__(self, n_columns: int, n_voxels: int) -> None:
-        self.n = 0
-        self.triangle = np.zeros((n_columns, n_columns))
-        self.rotated = np.zeros((n_columns, n_voxels))
-        self.residual = np.zeros(n_voxels)
-
-    def add(self, design: ArrayLike, values: ArrayLike) -> None:
-        """Add a person: the row of the design, shape (columns,), and the voxels, shape (voxels,)."""
-        columns = len(self.triangle)
-        q, triangle = np.linalg.qr(np.vstack([self.triangle, np.asarray(design, float)]), mode="complete")
-        rotated = q.T @ np.vstack([self.rotated, np.asarray(values, float)])
-        self.triangle, self.rotated = triangle[:columns], rotated[:columns]
-        self.residual += rotated[columns] ** 2
-        self.n += 1
-
-    def test(self, contrast: ArrayLike) -> tuple[Array, Test]:
-        """Estimate of a contrast of the coefficients, shape (voxels,), and its t test.
-
-        Raises
-        ------
-        ValueError
-            Where the columns depend on each other, or there are no more people than columns.
-        """
-        from scipy.linalg import solve_triangular
-
-        columns = len(self.triangle)
-        if self.n <= columns or np.linalg.matrix_rank(self.triangle) < columns:
-            raise ValueError(f"{self.n} people do not tell {columns} columns of the design apart")
-        weights = solve_triangular(self.triangle, np.asarray(contrast, float), trans="T")
-        estimate = weights @ self.rotated
-        dof = np.full(self.residual.shape, float(self.n - columns))
-        error = np.linalg.norm(weights) * np.sqrt(self.residual / dof)
-        varies = self.residual > ROUNDING * (self.rotated**2).sum(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(varies, estimate / error, np.nan)
-        return estimate, Test(t, dof, two_sided(t, dof))
-
-
 def max_statistic(
-    chunks: Iterable[ArrayLike], tested: ArrayLike, nuisance: ArrayLike, *, permutations: int = 1000, seed: int = 0
+    chunks: Iterable[ArrayLike], of: two_groups.Design, *, permutations: int = 1000, seed: int = 0
 ) -> Array:
-    r"""Largest \|t\| over all voxels under permutation of people (Freedman & Lane 1983; Winkler et al. 2014).
+    r"""Largest :func:`score` over all voxels under permutation of people (Freedman & Lane 1983; Winkler et al. 2014).
 
-    The residuals of the model of nuisance alone are permuted, and the full model is fitted to them again (what that
-    model explained would drop out of it). Its two-sided p is corrected for all voxels at once, whatever their
-    correlation.
+    The residuals of the model of covariates alone are permuted, and the groups compared again (what that model
+    explained would drop out). Its two-sided p is corrected for all voxels at once, whatever their correlation. The
+    standard error leaves each group its variance: the p holds where groups vary alike, and nearly where they do not
+    (DiCiccio & Romano 2017, JASA 112:1211), the better the more people there are.
 
     Parameters
     ----------
     chunks : iterable of array, shape (people, voxels of the chunk)
         All voxels, some at a time; the memory needed is a few times that of a chunk.
-    tested : array, shape (people,)
-        The regressor of interest.
-    nuisance : array, shape (people, columns)
-        All others, with the intercept; its columns and ``tested`` are independent.
+    of : Design
+        The groups and the covariates.
     permutations : int
         Random ones, besides the data as they are.
     seed : int
@@ -227,53 +176,61 @@ def max_statistic(
     array, shape (1 + permutations,)
         Of the data as they are first.
     """
-    basis = np.linalg.qr(np.asarray(nuisance, float))[0]
-    unit = np.asarray(tested, float) - basis @ (basis.T @ np.asarray(tested, float))
-    n = len(unit)
+    n = len(of.basis)
     kind = np.float64 if n <= EXACT else np.float32
-    weights = np.vstack([unit / np.linalg.norm(unit), basis.T]).astype(kind)
     rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(permutations))])
     largest = np.zeros(len(orders))
     for chunk in chunks:
-        residual = _residual(np.asarray(chunk, float), basis).astype(kind)
+        residual = two_groups.residual(chunk, of.basis[:, 1:]).astype(kind)
         for start in range(0, len(orders), BATCH):
             own = slice(start, start + BATCH)
-            largest[own] = np.maximum(largest[own], _largest(residual, weights, orders[own]))
+            largest[own] = np.maximum(largest[own], _largest(residual, of, orders[own]))
     return largest
 
 
-def _residual(values: Array, basis: Array) -> Array:
-    """What the nuisance leaves of each voxel; 0 where a voxel does not vary, so that rounding is no finding."""
-    varies = np.ptp(values, axis=0) > 1e-6 * np.abs(values).max(axis=0)
-    centred = values - values.mean(axis=0)
-    return np.asarray((centred - basis @ (basis.T @ centred)) * varies)
+def score(t: ArrayLike, dof: ArrayLike) -> Array:
+    r"""Size of the normal deviate that is as rare as t: voxels whose degrees of freedom differ become comparable.
+
+    Wallace (1959), Ann Math Stat 30:1124: :math:`\frac{8f+1}{8f+3}\sqrt{f\log(1+t^2/f)}`.
+    """
+    size, f = np.minimum(np.abs(t), BEYOND), np.asarray(dof)
+    return np.asarray((8 * f + 1) / (8 * f + 3) * np.sqrt(f * np.log1p(size**2 / f)))
 
 
-def _largest(residual: NDArray[Any], weights: NDArray[Any], orders: NDArray[np.int64]) -> Array:
-    """Largest |t| of each permutation over the voxels of residuals, shape (permutations,)."""
-    n, columns = residual.shape[0], len(weights)
-    projected = (weights[:, orders].transpose(1, 0, 2).reshape(-1, n) @ residual).reshape(len(orders), columns, -1)
-    total = np.einsum("ij,ij->j", residual, residual)
-    projected *= projected
-    rest = np.maximum(total - projected.sum(axis=1), 10 * np.finfo(residual.dtype).eps * total)
-    squared = np.divide(projected[:, 0], rest, out=np.zeros_like(rest), where=rest > 0)
-    return np.sqrt(squared.max(axis=1).astype(float) * (n - columns))
+def _largest(residual: NDArray[Any], of: two_groups.Design, orders: NDArray[np.int64]) -> Array:
+    """Largest score of each permutation over the voxels of residuals, shape (permutations,).
+
+    The residuals of a permutation are not formed: with F the basis and w the shares of a group,
+    sum(w (r - F a)^2) = sum(w r^2) - 2 a'(F'(w r)) + a'(F'wF) a, where a = F'r.
+    """
+    kind, (n, columns) = residual.dtype, of.basis.shape
+    by_group = [of.basis * share[:, None] for share in of.shares]
+    weights = np.concatenate([of.basis.T, *(one.T for one in by_group)]).astype(kind)
+    found = (weights[:, orders].transpose(1, 0, 2).reshape(-1, n) @ residual).reshape(len(orders), 3, columns, -1)
+    squares = (of.shares.astype(kind)[:, orders].reshape(-1, n) @ residual**2).reshape(2, len(orders), -1)
+    projected, parts = found[:, 0], found[:, 1:]
+    variances = np.empty_like(squares)
+    for group, own in enumerate(by_group):
+        inner = (of.basis.T @ own).astype(kind) @ projected - 2 * parts[:, group]
+        rest = squares[group] + np.einsum("pcv,pcv->pv", projected, inner)
+        variances[group] = np.maximum(rest, 10 * np.finfo(kind).eps * squares[group])
+    return score(*two_groups.statistic(projected[:, 0], variances, of.sizes)).max(axis=1).astype(float)
 
 
 def threshold(largest: ArrayLike, alpha: float) -> float:
-    """The least t whose :func:`corrected_p` is at most ``alpha``, among those of the permutations; infinite if none."""
+    """The least score whose :func:`corrected_p` is at most ``alpha``, among those permuted; infinite if none."""
     ordered = np.unique(np.asarray(largest, float))
     enough = ordered[corrected_p(ordered, largest) <= alpha]
     return float(enough[0]) if enough.size else np.inf
 
 
-def corrected_p(t: ArrayLike, largest: ArrayLike) -> Array:
-    r"""P corrected for all voxels: the share of permutations whose largest \|t\| reaches that of the voxel.
+def corrected_p(scores: ArrayLike, largest: ArrayLike) -> Array:
+    r"""P corrected for all voxels: the share of permutations whose largest score reaches that of the voxel.
 
-    The data as they are count as one permutation, so that no p is 0 (Phipson & Smyth 2010). ``nan`` where t is.
+    The data as they are count as one permutation, so that no p is 0 (Phipson & Smyth 2010). ``nan`` where the score is.
     """
-    ordered = np.minimum(np.sort(np.asarray(largest, float)), BEYOND) * (1 + TIES)
-    size = np.minimum(np.abs(np.asarray(t, float)), BEYOND)
+    ordered = np.sort(np.asarray(largest, float)) * (1 + TIES)
+    size = np.asarray(scores, float)
     reached = len(ordered) - np.searchsorted(ordered, size, side="left")
     return np.where(np.isnan(size), np.nan, np.maximum(reached, 1) / len(ordered))

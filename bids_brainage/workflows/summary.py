@@ -15,6 +15,7 @@ from bids_brainage.stats.groups import (
     accuracy,
     adjust,
     age_adjusted,
+    cohen_d,
     games_howell,
     ks,
     welch_anova,
@@ -30,6 +31,7 @@ GROUPING = ("diagnosis", "diagnostic_group", "dx", "group", "patient_group")
 MOST_GROUPS = 8
 SMALLEST_GROUP = 3
 CONSTANT_SD = 0.5
+NO_SPREAD = 1e-9
 ENOUGH = 5
 OLDEST = 120.0
 DIGITS = 6
@@ -146,20 +148,26 @@ def compare_groups(rows: pd.DataFrame, grouping: str) -> dict[str, Any] | None:
     -------
     dict or None
         Welch's ANOVA for three groups and more, and each pair with Welch's t, Cohen's d, the difference with age as a
-        covariate, Games-Howell's p (three groups and more), Kolmogorov-Smirnov, and p by Benjamini-Hochberg over the
-        pairs; ``None`` where fewer than two groups have three people.
+        covariate, Games-Howell's p (three groups and more), Kolmogorov-Smirnov, both p by Benjamini-Hochberg over the
+        pairs, and how far the groups are apart in age (``AgesApart``, in pooled SDs): the line of the correction errs
+        for all people of an age alike, which no test but that with age as a covariate reckons with. ``None`` where
+        fewer than two groups have three people.
     """
     known = rows[rows["gap_corrected"].notna() & rows[grouping].notna()]
     known = in_time(known).drop_duplicates("participant_id")
     labels = known[grouping].map(group_label).to_numpy(dtype=object)
     gap, age = known["gap_corrected"].to_numpy(), known["age"].to_numpy()
     groups = {name: gap[labels == name] for name in sorted(set(labels))}
-    groups = {name: values for name, values in groups.items() if len(values) >= SMALLEST_GROUP and np.ptp(values) > 0}
+    groups = {
+        name: values for name, values in groups.items() if len(values) >= SMALLEST_GROUP and np.ptp(values) > NO_SPREAD
+    }
     if len(groups) < 2:
         return None
     pairs = [_pair(first, second, groups, labels, gap, age) for first, second in combinations(groups, 2)]
-    for pair, adjusted in zip(pairs, adjust([pair["P"] for pair in pairs]), strict=True):
-        pair["PBenjaminiHochberg"] = number(adjusted)
+    for name in ("P", "AgeAdjustedP"):
+        known_p = [pair for pair in pairs if pair[name] is not None]
+        for pair, corrected in zip(known_p, adjust([pair[name] for pair in known_p]), strict=True):
+            pair[f"{name}BenjaminiHochberg"] = number(corrected)
     entry: dict[str, Any] = {"Column": grouping, "Of": "gap_corrected", "Groups": _described(groups), "Pairs": pairs}
     entry["WelchANOVA"] = None
     if len(groups) > 2:
@@ -192,6 +200,7 @@ def _pair(
     test = welch_t(groups[first], groups[second])
     both = (labels == first) | (labels == second)
     adjusted, adjusted_p = age_adjusted(gap[both], labels[both] == first, age[both])
+    apart = cohen_d(age[labels == first], age[labels == second]).value
     return {
         "First": first,
         "Second": second,
@@ -202,6 +211,8 @@ def _pair(
         "P": number(test.p),
         "AgeAdjustedDifference": interval_entry(adjusted),
         "AgeAdjustedP": number(adjusted_p),
+        "AgeAdjustedPBenjaminiHochberg": None,
+        "AgesApart": number(apart),
         "PKolmogorovSmirnov": number(ks(groups[first], groups[second]).p),
     }
 

@@ -13,6 +13,7 @@ from bids_brainage.bids.outputs import entity, group_file, sidecar_of
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import write_json
 from bids_brainage.image.io import save
+from bids_brainage.stats import two_groups
 from bids_brainage.stats import voxelwise as stats
 from bids_brainage.stats.groups import adjust
 from bids_brainage.workflows.maps import Loaded, Maps, Unit, gap_of, units_of
@@ -112,14 +113,13 @@ def _members(loaded: Loaded, cohort: Cohort) -> tuple[dict[str, NDArray[np.int64
 
 
 class Contrast(NamedTuple):
-    """Two groups to compare: names, entity, rows of the stack, who is of the first (1 or 0), and the covariates."""
+    """Two groups to compare: names, entity, rows of the stack, the covariates' names, and the design."""
 
     pair: tuple[str, str]
     entity: str
     people: NDArray[np.int64]
-    first: NDArray[np.float64]
     covariates: list[str]
-    nuisance: NDArray[np.float64]
+    design: two_groups.Design
 
 
 def _task(
@@ -132,11 +132,11 @@ def _task(
     """The contrast of a pair; ``None`` where the covariates alone tell the groups apart, or people are too few."""
     both = np.concatenate([members[name] for name in pair])
     names, nuisance = covariates(age[both], sex[both])
-    first = (np.arange(len(both)) < len(members[pair[0]])).astype(float)
-    columns = nuisance.shape[1] + 1
-    if np.linalg.matrix_rank(np.column_stack([nuisance, first])) < columns or len(both) <= columns:
+    try:
+        design = two_groups.design(np.arange(len(both)) < len(members[pair[0]]), nuisance)
+    except ValueError:
         return None
-    return Contrast(pair, f"{entities[pair[0]]}v{entities[pair[1]]}", both, first, names, nuisance)
+    return Contrast(pair, f"{entities[pair[0]]}v{entities[pair[1]]}", both, names, design)
 
 
 def covariates(age: NDArray[np.float64], sex: NDArray[np.object_]) -> tuple[list[str], NDArray[np.float64]]:
@@ -173,19 +173,16 @@ def _group(write: Writer, name: str, entity: str, found: stats.Moments) -> dict[
 
 
 def _contrast(write: Writer, task: Contrast, groups: Sequence[stats.Moments], seed: int) -> dict[str, Any]:
-    """Welch's t and Cohen's d, the linear model with covariates, and its p corrected for all voxels."""
-    stack = write.loaded.stack
-    model = stats.LeastSquares(task.nuisance.shape[1] + 1, stack.n_voxels)
-    for row, x, values in zip(task.nuisance, task.first, stack.rows(task.people.tolist()), strict=True):
-        model.add([*row, x], values)
-    test = model.test(np.eye(len(model.triangle))[-1])[1]
-    largest = stats.max_statistic(
-        stack.chunks(task.people.tolist()), task.first, task.nuisance, permutations=PERMUTATIONS, seed=seed
-    )
-    corrected = stats.corrected_p(test.t, largest)
-    simple = stats.welch(*groups)
-    entry = _described(task, groups, test, simple, corrected, largest) | {"RandomSeed": seed}
-    maps = {"t": test.t, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
+    """Welch's t and Cohen's d, the same test with covariates, and its p corrected for all voxels."""
+    stack, people = write.loaded.stack, task.people.tolist()
+    parts = [two_groups.compare(chunk, task.design) for chunk in stack.chunks(people)]
+    test = two_groups.Comparison(*(np.concatenate(one) for one in zip(*parts, strict=True)))
+    score = stats.score(test.t, test.dof)
+    largest = stats.max_statistic(stack.chunks(people), task.design, permutations=PERMUTATIONS, seed=seed)
+    corrected, simple = stats.corrected_p(score, largest), stats.welch(*groups)
+    z = np.sign(test.t) * score
+    entry = _described(task, groups, z, test.p, simple.p, corrected, largest) | {"RandomSeed": seed}
+    maps = {"z": z, "pfwe": corrected, "welch": simple.t, "dof": simple.dof, "d": stats.cohen_d(*groups)}
     files = {kind: write.write(kind, found, entry, contrast=task.entity) for kind, found in maps.items()}
     return entry | {"Files": files}
 
@@ -193,37 +190,36 @@ def _contrast(write: Writer, task: Contrast, groups: Sequence[stats.Moments], se
 def _described(
     task: Contrast,
     groups: Sequence[stats.Moments],
-    test: stats.Test,
-    simple: stats.Test,
+    z: NDArray,
+    p: NDArray,
+    simple_p: NDArray,
     corrected: NDArray,
     largest: NDArray,
 ) -> dict[str, Any]:
     """The contrast as JSON: people, model, thresholds, and how many voxels pass each."""
-    from scipy.stats import t as student
+    from scipy.special import ndtri
 
-    known = np.isfinite(test.p)
-    n, dof = int(known.sum()), float(test.dof[0])
-    rates = adjust(test.p[known])
+    known = np.isfinite(z)
+    n = int(known.sum())
     return {
         "Contrast": f"{task.pair[0]} minus {task.pair[1]}",
         "People": {name: group.n for name, group in zip(task.pair, groups, strict=True)},
         "Model": " + ".join(["gap ~ group", *task.covariates]),
         "Covariates": task.covariates,
-        "DoF": dof,
         "Alpha": ALPHA,
         "Permutations": PERMUTATIONS,
-        "ThresholdT": {
-            "Bonferroni": number(float(student.isf(ALPHA / max(n, 1) / 2, dof))),
+        "ThresholdZ": {
+            "Bonferroni": number(float(-ndtri(ALPHA / max(n, 1) / 2))),
             "Permutation": number(stats.threshold(largest, ALPHA)),
         },
         "SignificantVoxels": {
-            "Bonferroni": int((test.p[known] * n <= ALPHA).sum()),
+            "Bonferroni": int((p[known] * n <= ALPHA).sum()),
             "Permutation": int((corrected[known] <= ALPHA).sum()),
-            "FalseDiscoveryRate": int((rates <= ALPHA).sum()),
-            "WelchBonferroni": int((simple.p[known] * n <= ALPHA).sum()),
+            "FalseDiscoveryRate": int((adjust(p[known]) <= ALPHA).sum()),
+            "WelchBonferroni": int((simple_p[known] * n <= ALPHA).sum()),
         },
         "HedgesFactor": number(stats.hedges_factor(groups[0].n + groups[1].n - 2)),
-        "LargestT": number(float(test.t[known][np.abs(test.t[known]).argmax()])) if n else None,
+        "LargestZ": number(float(z[known][np.abs(z[known]).argmax()])) if n else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,9 +120,11 @@ def test_nested_f_of_one_term_is_its_t_squared(seed):
     values, member = np.concatenate([first, second]), np.repeat([True, False], [30, 25])
     age = np.random.default_rng(seed + 1).uniform(40, 80, 55)
     nested = groups.nested_f(values, age[:, None], np.column_stack([age, member]))
+    design = sm.add_constant(np.column_stack([member, age]))
+    assert nested.p == pytest.approx(sm.OLS(values, design).fit().pvalues[1])
     difference, p = groups.age_adjusted(values, member, age)
-    assert nested.p == pytest.approx(p)
     assert difference.low < difference.value < difference.high
+    assert (p < 0.05) == (not difference.low < 0 < difference.high)
 
 
 def test_age_as_covariate_takes_away_a_difference_that_age_made():
@@ -183,3 +186,20 @@ def test_accuracy_of_nobody_and_of_a_constant():
     constant = groups.accuracy(np.arange(20.0, 40), np.full(20, 30.0), np.arange(20), resamples=20)
     assert np.isnan(constant.r.value)
     assert constant.mae.value == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("n", "bounded", "related"), [(1, False, False), (3, False, False), (9, False, True), (10, True, True)]
+)
+def test_few_people_have_no_interval_and_fewer_no_r(n, bounded, related):
+    age = np.linspace(40, 70, n)
+    found = groups.accuracy(age, age + np.random.default_rng(n).normal(0, 4, n), np.arange(n))
+    assert np.isfinite([found.mae.value, found.bias.value]).all()
+    assert np.isfinite([found.mae.low, found.bias.high]).tolist() == [bounded] * 2
+    assert np.isfinite([found.r.value, found.r2.value]).tolist() == [related] * 2
+
+
+def test_no_r_is_beyond_one():
+    age = np.linspace(40, 70, 12)
+    found = groups.accuracy(age, 0.1 + 1.1 * age, np.arange(12))
+    assert max(found.r) <= 1

@@ -73,23 +73,22 @@ def test_planted_effects_come_out_where_they_are(cohort):
     (contrast,) = local(result)["local"]["Contrasts"]
     assert contrast["People"] == {"AD": 12, "CN": 12}
     assert contrast["Covariates"] == ["age", "sex"]
-    assert contrast["DoF"] == 20
     names = contrast["Files"]
-    assert names["t"] == "group_desc-local_contrast-ADvCN_tmap.nii.gz"
+    assert names["z"] == "group_desc-local_contrast-ADvCN_zmap.nii.gz"
     first = np.array([gaps[f"sub-{i:02d}_ses-a"] for i in range(24)])  # the first session, and it alone
     known = ttest_ind(first[::2], first[1::2], equal_var=False)
     assert data_of(out / names["welch"])[INSIDE] == pytest.approx(known.statistic[INSIDE], rel=1e-3, abs=1e-4)
     assert data_of(out / names["dof"])[INSIDE] == pytest.approx(known.df[INSIDE], rel=1e-3)
-    assert np.isnan(data_of(out / names["t"])[~INSIDE]).all()
+    assert np.isnan(data_of(out / names["z"])[~INSIDE]).all()
     corrected = data_of(out / names["pfwe"])
     assert corrected[PLANTED > 0] == pytest.approx(1 / 61)
     assert (corrected[INSIDE & (PLANTED == 0)] > 0.05).mean() > 0.97
-    assert contrast["ThresholdT"]["Permutation"] < contrast["ThresholdT"]["Bonferroni"] * 1.2
+    assert contrast["ThresholdZ"]["Permutation"] < contrast["ThresholdZ"]["Bonferroni"] * 1.2
     mean = data_of(out / local(result)["local"]["Groups"]["AD"]["Files"][0])
     assert mean[INSIDE] == pytest.approx(first[::2].mean(axis=0)[INSIDE], abs=1e-3)
-    sidecar = json.loads((out / names["t"].replace(".nii.gz", ".json")).read_text())
+    sidecar = json.loads((out / names["z"].replace(".nii.gz", ".json")).read_text())
     assert sidecar["People"] == {"AD": 12, "CN": 12}
-    assert sidecar["ThresholdT"] == contrast["ThresholdT"]
+    assert sidecar["ThresholdZ"] == contrast["ThresholdZ"]
 
 
 def test_reliability_is_over_sessions_with_runs_averaged(cohort):
@@ -135,13 +134,13 @@ def test_regions_are_compared_and_set_beside_volumes(cohort):
 
 def test_a_further_atlas_is_used_in_its_space(cohort, tmp_path):
     out, bids, gaps = cohort
-    (out / "group_desc-local_contrast-XvY_tmap.nii.gz").write_text("of an earlier run")
+    (out / "group_desc-local_contrast-XvY_zmap.nii.gz").write_text("of an earlier run")
     save(tmp_path / "blocks.nii.gz", ((PLANTED > 0) + 2 * (PLANTED == 0)).astype(np.uint8), AFFINE)
     (tmp_path / "blocks.tsv").write_text("index\tname\n1\tplanted\n2\trest\n")
     choice = AtlasChoice(tmp_path / "blocks.nii.gz", "MNI152NLin2009aSym", tmp_path / "cache")
     run_group(out, bids, atlas=choice)
     people = rows_of(out / "group_desc-local_atlas-blocks_gaps.tsv")
-    assert not (out / "group_desc-local_contrast-XvY_tmap.nii.gz").exists()
+    assert not (out / "group_desc-local_contrast-XvY_zmap.nii.gz").exists()
     expected = [gaps[f"sub-{i:02d}_ses-a"][PLANTED > 0].mean() for i in range(24)]
     assert [float(row["planted"]) for row in people] == pytest.approx(expected, abs=1e-3)
 
