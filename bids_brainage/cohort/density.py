@@ -107,7 +107,13 @@ def fit(values: ArrayLike, bandwidth: float, kernel: Kernel = "shrunken") -> Den
     if not (np.isfinite(table).all() and (scale > 0).all() and bandwidth > 0):
         raise ValueError("a density needs finite features that vary, and a positive bandwidth")
     centres = (table - mean) / scale
-    return Density(centres, mean, scale, table.min(axis=0), float(bandwidth), kernel, kernel_shape(centres, kernel))
+    return Density(centres, mean, scale, least_of(table), float(bandwidth), kernel, kernel_shape(centres, kernel))
+
+
+def least_of(values: Array) -> Array:
+    """The least value of each feature, shape (d,), below which draws are folded: where some are 0, the least above."""
+    least = values.min(axis=0)
+    return np.where(least == 0, np.where(values > 0, values, np.inf).min(axis=0), least)
 
 
 def kernel_shape(centres: Array, kernel: Kernel) -> Array:

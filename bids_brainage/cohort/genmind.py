@@ -54,9 +54,22 @@ class GenMIND:
 
     def support(self, key: Key) -> tuple[float, float]:
         """Youngest and oldest person of a category, years."""
+        return self._range(key, -1)
+
+    def _heads(self, key: Key) -> tuple[float, float]:
+        """Smallest and largest intracranial volume that can be asked for, mm^3: one SD of the kernel beyond anybody's.
+
+        Further out one person of the reference would make all controls, which then vary too little.
+        """
+        (low, high), made = self._range(key, -2), self.densities[key]
+        reach = math.sqrt(made.variance) * made.scale[-2]
+        return low - reach, high + reach
+
+    def _range(self, key: Key, feature: int) -> tuple[float, float]:
+        """Least and largest value of a feature among the people of a category, rounded outwards."""
         made = self.densities[key]
-        ages = made.centres[:, -1] * made.scale[-1] + made.mean[-1]
-        return math.floor(ages.min() * 1e6) / 1e6, math.ceil(ages.max() * 1e6) / 1e6
+        values = made.centres[:, feature] * made.scale[feature] + made.mean[feature]
+        return math.floor(values.min() * 1e6) / 1e6, math.ceil(values.max() * 1e6) / 1e6
 
     def why_not(self, ages: ArrayLike, categories: Mapping[str, Any], icv: ArrayLike | None = None) -> list[str]:
         """Why there can be nobody like these people, or empty: a reason for each."""
@@ -71,7 +84,15 @@ class GenMIND:
             named = (_named(name, np.broadcast_to(categories[name], len(years))[row]) for name in self.by)
             reasons[row] = f"there are no reference people of {', '.join(named)}"
         if icv is not None:
-            reasons[~(np.asarray(icv, dtype=float) > 0)] = "the intracranial volume is missing or not positive"
+            size = np.asarray(icv, dtype=float)
+            for i, key in enumerate(self.densities if self.has_icv else ()):
+                low, high = self._heads(key)
+                for row in np.flatnonzero((codes == i) & ~((size >= low) & (size <= high)) & (reasons == "")):
+                    reasons[row] = (
+                        f"the intracranial volume, {size[row] / 1000:.0f} mL, is outside {low / 1000:.0f}-"
+                        f"{high / 1000:.0f} mL, those of {', '.join(key)}"
+                    )
+            reasons[~(size > 0)] = "the intracranial volume is missing or not positive"
         return list(map(str, reasons))
 
     def at(

@@ -25,6 +25,7 @@ ROWS = (100, 500, 1000, 3000)
 HALVES = 20
 RESAMPLES = 1000
 MOST_ATTACKED = 1000
+FEWEST = 20
 FALSE_POSITIVES = 0.01
 
 
@@ -134,15 +135,18 @@ def membership(
 
 
 def released(real: People, held_out: People, synthetic: People, rng: np.random.Generator) -> pd.DataFrame:
-    """Attack the synthetic people as they are: ``real`` trained their generator, ``held_out`` did not; as above."""
-    scores = [
-        attack_scores(synthetic, some.take(np.arange(min(len(some), MOST_ATTACKED)))) for some in (real, held_out)
-    ]
+    """Attack the synthetic people as they are: ``real`` trained their generator, ``held_out`` did not; as above.
+
+    Bounds are ``nan`` where fewer than :data:`FEWEST` people were held out: a bootstrap over so few knows no doubt.
+    """
+    attacked = [some.take(np.sort(rng.permutation(len(some))[:MOST_ATTACKED])) for some in (real, held_out)]
+    scores = [attack_scores(synthetic, some) for some in attacked]
+    doubt = {} if len(held_out) >= FEWEST else {"low": math.nan, "high": math.nan}
     rows = []
     for attack in scores[0]:
         both = [each[attack] for each in scores]
         member = np.repeat([True, False], [len(each) for each in both])
-        rows.append(_row(len(synthetic), attack, [(np.concatenate(both), member)], rng, RESAMPLES))
+        rows.append(_row(len(synthetic), attack, [(np.concatenate(both), member)], rng, RESAMPLES) | doubt)
     return pd.DataFrame(rows)
 
 

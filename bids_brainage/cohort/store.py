@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_brainage.cohort import genmind
-from bids_brainage.cohort.density import Density
+from bids_brainage.cohort.density import Density, least_of
 from bids_brainage.cohort.gam import Spline
 from bids_brainage.cohort.genmind import GenMIND
 from bids_brainage.cohort.harmonize import Harmonisation
@@ -150,7 +150,7 @@ def generator_of(categories: Sequence[PublishedCategory]) -> GenMIND:
     for c in categories:
         order = [*(c.indices.index(index) for index in indices), len(indices)]
         centres, mean, scale = c.centres[:, order], c.mean[order], c.scale[order]
-        least = (centres * scale + mean).min(axis=0)
+        least = least_of(centres * scale + mean)
         shape = np.eye(len(order))
         densities[c.sex, c.race] = Density(centres, mean, scale, least, c.bandwidth, "published", shape)
     return GenMIND(("sex", "race"), indices, densities)

@@ -15,6 +15,7 @@ from bids_brainage.cohort import fidelity, privacy, structure, uses
 from bids_brainage.cohort.alternatives import Fit
 from bids_brainage.cohort.margins import strata
 from bids_brainage.cohort.people import People
+from bids_brainage.core.errors import UsageError
 
 Array = NDArray[np.float64]
 
@@ -65,6 +66,12 @@ def validate(
     splits : int
         Random splits of the augmentation.
     """
+    if len(synthetic) < structure.FEWEST:
+        raise UsageError(f"{len(synthetic)} synthetic people are too few to compare; give at least {structure.FEWEST}")
+    if held_out is not None and (n := privacy.exact_copies(real, held_out)):
+        raise UsageError(
+            f"{n} of the people held out are among the real people; give people whom the generator never saw"
+        )
     rng = np.random.default_rng(seed)
     correlations = structure.correlations(real, synthetic, rng)
     made, expected = structure.manifold(real, synthetic, rng)
@@ -160,7 +167,8 @@ def _privacy(
         attacks["released"] = privacy.released(real, held_out, synthetic, rng)
     if refit is not None:
         attacks["refitted"] = privacy.membership(real, refit[1], rng)
-    upper = max((float(privacy.strongest(some)["high"]) for some in attacks.values()), default=math.nan)
+    bounds = (float(privacy.strongest(some)["high"]) for some in attacks.values())
+    upper = max((bound for bound in bounds if math.isfinite(bound)), default=math.nan)
     distances = None if held_out is None else privacy.nearest_distances(real, held_out, synthetic, rng)
     return {
         "ExactCopies": privacy.exact_copies(real, synthetic),

@@ -84,6 +84,10 @@ def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collect
         if absent:
             raise UsageError(f"{out_dir}: holds no brain age of {', '.join(sorted(absent))}; correct --session-label")
         scans = scans[scans["session_id"].isin(named)].reset_index(drop=True)
+        asked = {f"sub-{label.removeprefix('sub-')}" for label in participants}
+        if lost := asked - set(scans["participant_id"]):
+            of = f"{', '.join(sorted(lost))} in {', '.join(sorted(named))}"
+            raise UsageError(f"{out_dir}: holds no brain age of {of}; correct --participant-label or --session-label")
         damaged = [line for line in damaged if "/ses-" not in line or any(f"/{name}/" in line for name in named)]
     scans = scans.astype(dict.fromkeys((*TEXTS, "run"), "category"))
     return Collected(scans.astype(dict.fromkeys(NUMBERS, float)), tuple(damaged), n_tables)
@@ -213,8 +217,8 @@ def _names(path: str) -> tuple[str, ...]:
     session = next((part for part in parts if part.startswith("ses-")), "")
     run = next((part[4:] for part in parts if part.startswith("run-")), "")
     acquisition = "_".join(part for part in parts if not part.startswith("rec-"))
-    if not path.startswith(f"{parts[0]}/"):
-        raise ValueError("its name does not begin with the name of its folder")
+    if not path.startswith(f"{parts[0]}/{session}/" if session else f"{parts[0]}/anat/"):
+        raise ValueError("its name does not begin with the names of its folders")
     return parts[0], session, stem, run, acquisition
 
 

@@ -69,8 +69,7 @@ def local_statistics(
     found = find_maps(out_dir, scans)
     if atlas is not None and not found:
         raise UsageError(f"--atlas {atlas.path}: no scan has a map of local brain age; run its model on them first")
-    for path in out_dir.glob("group_desc-*"):  # of an earlier run, perhaps with other groups
-        path.unlink()
+    earlier = {path: _written(path) for path in out_dir.glob("group_desc-*")}
     entries: dict[str, dict[str, Any]] = {}
     for model in sorted(set(found) & set(people["model"])):
         cohort = cohort_of(scans, people, row, model, grouping)
@@ -91,7 +90,16 @@ def local_statistics(
         entry["Notes"] += muse.notes
         entry["DamagedMaps"] += muse.damaged
         entries[model] = entry
+    for path, written in earlier.items():  # perhaps with other groups; a run that was refused leaves them
+        if path.exists() and _written(path) == written:
+            path.unlink()
     return entries
+
+
+def _written(path: Path) -> tuple[int, int]:
+    """What tells a file from one that was put in its place."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _labels(choice: AtlasChoice, loaded: Loaded, space: str) -> tuple[LabelAtlas, NDArray[np.int32]]:

@@ -293,3 +293,15 @@ def test_large_cohort_recovers_planted_line_within_its_error():
     error = 6 / (age.std() * np.sqrt(100_000))
     assert made.full.slope == pytest.approx(0.8, abs=5 * error)
     assert abs(np.corrcoef(made.gap, age)[0, 1]) < 1e-3
+
+
+def test_people_of_one_age_are_in_a_tail_together_whatever_their_order():
+    rng = np.random.default_rng(0)
+    age = rng.integers(45, 80, 400).astype(float)
+    predicted = age + rng.normal(0, 6, 400)
+    straight = fit(age, predicted, form="extremes")
+    assert straight.method == "tails"
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(400)
+        again = fit(age[order], predicted[order], form="extremes")
+        assert (again.slope, again.intercept) == pytest.approx((straight.slope, straight.intercept))

@@ -275,3 +275,20 @@ def test_a_damaged_table_of_a_session_that_was_not_asked_for_is_no_matter(tmp_pa
     write_scan(tmp_path, "sub-01_ses-post", 50, 48).write_text("")
     assert collect(tmp_path, (), ("pre",)).damaged == ()
     assert len(collect(tmp_path).damaged) == 1
+
+
+def test_a_participant_without_the_session_that_is_asked_for_is_told(tmp_path):
+    write_scan(tmp_path, "sub-01_ses-1", 50, 48)
+    write_scan(tmp_path, "sub-02_ses-2", 50, 48)
+    with pytest.raises(UsageError, match="no brain age of sub-02 in ses-1"):
+        collect(tmp_path, ("01", "02"), ("1",))
+
+
+def test_a_table_whose_name_lacks_its_session_is_damage(tmp_path):
+    write_scan(tmp_path, "sub-01_ses-1", 50, 48)
+    write_scan(tmp_path, "sub-02_ses-1", 50, 48)
+    stray = next((tmp_path / "sub-02").rglob("*_brainage.tsv"))
+    stray.rename(stray.with_name("sub-02_brainage.tsv"))
+    found = collect(tmp_path)
+    assert found.scans["participant_id"].tolist() == ["sub-01"]
+    assert "names of its folders" in found.damaged[0]

@@ -156,3 +156,12 @@ def test_people_are_chosen_by_their_weight_at_that_age_however_many_proposals(mo
     chosen = density._choose(made, target, np.random.default_rng(0))
     weights = np.exp(-((1.8 - made.centres[:, -1]) ** 2) / (2 * made.variance))
     np.testing.assert_allclose(np.bincount(chosen, minlength=12) / 60_000, weights / weights.sum(), atol=0.01)
+
+
+@pytest.mark.parametrize("kernel", density.KERNELS)
+def test_an_empty_region_in_one_person_makes_no_negative_volume(kernel):
+    rng = np.random.default_rng(1)
+    table = np.column_stack([rng.normal(2000, 500, 200), rng.uniform(40, 80, 200)])
+    table[3, 0] = 0
+    drawn = density.draw(density.fit(table, 0.7, kernel), np.full((20_000, 1), 50.0), rng)
+    assert (drawn[:, 0] > 0).all()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from bids_brainage.cohort import alternatives, auc, fidelity, margins, privacy, structure, uses
+from bids_brainage.cohort import alternatives, auc, fidelity, margins, privacy, structure, uses, validation
 from bids_brainage.cohort.calibration import calibration, held_out_z
 from bids_brainage.cohort.people import People
 from bids_brainage.core.errors import UsageError
@@ -351,3 +351,31 @@ def test_a_covariate_may_have_any_name(tmp_path):
 
     path = love_plot(tmp_path / "balance.png", ["site $a_$", "age"], [0.5, 0.2], [0.1, 0.0])
     assert path.stat().st_size
+
+
+def test_the_verdict_does_not_hang_on_the_order_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many are attacked; those of a study that stands first are not everybody."""
+    monkeypatch.setattr(privacy, "MOST_ATTACKED", 150)
+    leaked, safe = made(150, 1), made(150, 2)
+    synthetic = kernel(leaked, np.random.default_rng(0)).at(leaked.age, {}, np.random.default_rng(0))
+    volumes = np.concatenate([safe.volumes, leaked.volumes])
+    sex = np.concatenate([safe.categories["sex"], leaked.categories["sex"]])
+    icv = np.concatenate([np.asarray(one.icv) for one in (safe, leaked)])
+    both = People((*safe.who, *leaked.who), np.concatenate([safe.age, leaked.age]), {"sex": sex}, INDICES, volumes, icv)
+    found = privacy.released(both, made(200, 3), synthetic, np.random.default_rng(1))
+    assert privacy.strongest(found)["auc"] > 0.65
+
+
+def test_few_held_out_people_give_no_verdict(real: People) -> None:
+    found = privacy.released(real, made(5, 3), made(100, 4), np.random.default_rng(0))
+    assert found["high"].isna().all()
+    assert "not measured" in privacy.verdict(float(privacy.strongest(found)["high"]))
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "held_out", "words"),
+    [(made(5, 4), None, "5 synthetic people are too few"), (made(100, 4), made(240).take(np.arange(30)), "30 of the")],
+)
+def test_what_cannot_be_judged_is_refused(real: People, synthetic: People, held_out: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        validation.validate(real, synthetic, 0, held_out=held_out)

@@ -195,3 +195,12 @@ def test_a_volume_that_is_far_beyond_all_controls_has_a_finite_score():
     z, centile = matching.against(np.array([[4700.0]]), own)
     assert 30 < z[0, 0] < 40
     assert centile[0, 0] > 99
+
+
+def test_a_head_of_a_size_that_nobody_has_is_refused():
+    made = model(icv=True)
+    reasons = made.why_not([60.0, 60.0, 60.0, 20.0], {"sex": "F"}, [1.4e6, 2.2e6, np.nan, 2.2e6])
+    assert reasons[0] == ""
+    assert reasons[1].startswith("the intracranial volume, 2200 mL, is outside 1")
+    assert reasons[2] == "the intracranial volume is missing or not positive"
+    assert reasons[3].startswith("age 20")

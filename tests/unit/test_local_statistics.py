@@ -153,6 +153,11 @@ def test_an_unknown_space_is_refused_in_one_line(cohort, tmp_path):
         run_group(out, bids, atlas=AtlasChoice(tmp_path / "blocks.nii.gz", "NoSuchSpace", tmp_path / "cache"))
     assert "\n" not in str(caught.value)
     assert not list(out.glob("group*"))
+    run_group(out, bids)
+    before = sorted(path.name for path in out.glob("group*"))
+    with pytest.raises(UsageError, match="NoSuchSpace"):
+        run_group(out, bids, atlas=AtlasChoice(tmp_path / "blocks.nii.gz", "NoSuchSpace", tmp_path / "cache"))
+    assert sorted(path.name for path in out.glob("group*")) == before, "a refused run leaves what was there"
 
 
 def test_trouble_is_named_and_the_others_go_on(cohort, caplog):
