@@ -319,9 +319,20 @@ def _check(options: Options) -> None:
         raise UsageError(
             "--atlas and --atlas-space: one is given without the other; give the file and its template space"
         )
+    if not options.models:
+        raise UsageError("--models: names none; give one, e.g. roi")
     if options.models_dir is not None and not options.models_dir.is_dir():
         raise UsageError(f"--models-dir {options.models_dir}: there is no such folder")
     _check_folders(options)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name that came from the system can be written in UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_folders(options: Options) -> None:
@@ -329,6 +340,14 @@ def _check_folders(options: Options) -> None:
     if not options.bids_dir.is_dir():
         raise UsageError(f"{options.bids_dir}: there is no such folder; give the BIDS dataset first")
     bids, out = options.bids_dir.resolve(), options.out_dir.resolve()
+    work = (options.work_dir or WORK).resolve()
+    for path in (bids, out, work):
+        if not is_text(str(path)):
+            raise UsageError(f"{str(path)!a}: is not in UTF-8, which no table or page could name; rename it")
+    if set(",[]") & set(str(work)):
+        raise UsageError(
+            f"{work}: ANTs cannot work in a folder with a comma or brackets in its path; give another with -w"
+        )
     if bids == out:
         raise UsageError(
             f"{options.out_dir}: output and input are the same folder; "

@@ -242,7 +242,10 @@ def _sex(sources: Sequence[_Source], subject: str, session: str | None) -> tuple
 
 
 def _entry(source: _Source, column: str, key: str) -> Any:
+    """What the data dictionary says of a column, whose name it may write in other case, as a table may."""
     described = source.dictionary.get(column)
+    if described is None:
+        described = next((v for k, v in source.dictionary.items() if k.casefold() == column.casefold()), None)
     return described.get(key) if isinstance(described, Mapping) else None
 
 

@@ -292,7 +292,7 @@ def _complete(
         scan = Scan(path, entities, person.age, person.sex, flags=flags)
         try:
             found = finder.find(scan)
-        except UsageError as error:
+        except (UsageError, OSError) as error:
             unclear.append((path, f"what --derivatives has of it cannot be read: {error}"))
             continue
         scans.append(dataclasses.replace(scan, mask=found.mask, preproc=found.preproc, preproc_stripped=found.stripped))

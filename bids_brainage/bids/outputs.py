@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,7 +15,7 @@ from urllib.parse import quote
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import copy, make_writable, read_json, refresh, sweep, write_json
 from bids_brainage.core.stamps import recalled
-from bids_brainage.core.types import FILES, Scan
+from bids_brainage.core.types import FILES, RAW, Scan
 
 BIDS_VERSION = "1.10.0"
 TOOL = "bids-brainage"
@@ -132,9 +133,15 @@ def expected(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str)
 
 def missing(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str) -> list[Path]:
     """Expected files that are not there, or empty."""
-    return [
-        path for path in expected(scan, artefacts, out_dir, template) if not path.is_file() or not path.stat().st_size
-    ]
+    return [path for path in expected(scan, artefacts, out_dir, template) if not _holds(path)]
+
+
+def _holds(path: Path) -> bool:
+    """Whether a file is there with something in it; what cannot be reached is not."""
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def complete(scan: Scan, artefacts: Iterable[str], out_dir: Path, template: str) -> bool:
@@ -151,7 +158,7 @@ def reason_to_run(
     are not known by the stamps in the result.
     """
     mark = path_for(scan, MARK, out_dir, template)
-    if not mark.is_file():
+    if not _holds(mark):
         return "no result yet"
     absent = missing(scan, artefacts, out_dir, template)
     if absent:
@@ -163,6 +170,24 @@ def reason_to_run(
         return said
     sums = {key: recalled(path, old.get(key, ""), stamps.get(key, "")) for key, path in scan.files.items()}
     return difference(old, {**sums, **fingerprint})
+
+
+def unwritable(scan: Scan, out_dir: Path) -> str:
+    """Why the results of a scan could not be written, or empty: folders of another user, files in their place."""
+    for folder in (Path(out_dir) / _folder(scan), Path(out_dir) / f"sub-{scan.subject}" / "figures"):
+        there = next(path for path in (folder, *folder.parents) if _is_there(path))
+        if not there.is_dir():
+            return f"{there}: is a file where a folder must be; move it away"
+        if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+            return f"{there}: cannot be written; give yourself permission, or another output folder"
+    return ""
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def begin(scans: Iterable[Scan], out_dir: Path) -> None:
@@ -276,6 +301,8 @@ def _sidecar(scan: Scan, artefact: str, names: Iterable[str], template: str, mor
     sources = dict.fromkeys(own.get(name, raw) for name in entry["sources"])
     values = {"raw": raw, "template": template, "reference": _reference(template)}
     content = {k: v.format_map(values) if isinstance(v, str) else v for k, v in entry["metadata"].items()}
+    if scan.preproc_stripped and "SkullStripped" in content:
+        content["SkullStripped"] = True
     content = {k: v for k, v in {**content, "Sources": list(sources), **more}.items() if v not in (None, "")}
     return {**{k: v for k, v in content.items() if k not in DATED}, **{k: content[k] for k in DATED if k in content}}
 
@@ -377,7 +404,7 @@ def _description(
     """Content of ``dataset_description.json``."""
     raw = read_json(bids_dir / "dataset_description.json")
     tool = {"Name": TOOL, "Version": version, **({"Container": dict(container)} if container else {})}
-    links = {"raw": bids_dir, **{name: Path(path).resolve() for name, path in derivatives.items()}}
+    links = {RAW: bids_dir, **{name: Path(path).resolve() for name, path in derivatives.items()}}
     uris = {name: _uri(path, out_dir) for name, path in links.items()}
     doi = raw.get("DatasetDOI")
     return {
@@ -385,7 +412,7 @@ def _description(
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [tool],
-        "SourceDatasets": [{"URL": uris["raw"], **({"DOI": doi} if isinstance(doi, str) and doi else {})}],
+        "SourceDatasets": [{"URL": uris[RAW], **({"DOI": doi} if isinstance(doi, str) and doi else {})}],
         "DatasetLinks": uris,
     }
 

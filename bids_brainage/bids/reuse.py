@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bids_brainage.bids.index import Name, parse_name
 from bids_brainage.core.errors import BrainAgeError, UsageError
 from bids_brainage.core.files import named, read_json
-from bids_brainage.core.types import Scan
+from bids_brainage.core.types import RAW, Scan
 
 NATIVE = (None, "T1w", "orig", "individual", "scanner")
 KINDS = {"mask": "brain mask", "preproc": "preprocessed T1w"}
@@ -57,9 +57,10 @@ def parse_derivatives(values: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"--derivatives {value}: there is no such folder; give NAME=PATH of a derivative dataset")
         if not any(path.glob("sub-*")):
             raise UsageError(f"--derivatives {value}: holds no sub-* folder; give the root of a derivative dataset")
-        if not re.fullmatch(r"[a-zA-Z0-9_-]+", name) or name in found:
+        if not re.fullmatch(r"[a-zA-Z0-9_-]+", name) or name in {*found, RAW}:
             raise UsageError(
-                f"--derivatives {value}: the name {name!r} is empty or stands twice; give each a name of its own"
+                f"--derivatives {value}: the name {name!r} is empty, stands twice or is that of the dataset itself; "
+                "give each a name of its own, NAME=PATH"
             )
         found[name] = path
     return found

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Sex = Literal["F", "M"]
 FILES = {"Input": "path", "Mask": "mask", "Preprocessed": "preproc"}
 """Fields of :class:`Scan` whose content decides the result, by their names in its fingerprint."""
+RAW = "raw"
+"""What ``DatasetLinks`` calls the dataset itself."""
 
 
 @dataclass(frozen=True)

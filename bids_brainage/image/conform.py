@@ -17,6 +17,7 @@ from bids_brainage.image.io import save
 SMALLEST_FIELD, USUAL_FIELD, LARGEST_FIELD = 80.0, 140.0, 500.0
 THICKEST_VOXEL = 10.0
 SHEARED = 0.1
+SIZES_ALIKE = 0.02
 FEW_NONFINITE = 0.01
 ANISOTROPIC_RATIO, ANISOTROPIC_VOXEL = 2.0, 3.0
 
@@ -100,6 +101,7 @@ def check_geometry(t1w: Path, image: nib.Nifti1Image) -> None:
         )
     affine = image.affine
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    check_forms(t1w, image, zooms, stored)
     if not np.isfinite(affine).all() or not zooms.all() or abs(np.linalg.det(affine[:3, :3] / zooms)) < SHEARED:
         raise ScanError(f"{t1w}: has an affine that maps no volume; convert the scan again")
     field = zooms * data_shape(image)
@@ -108,6 +110,24 @@ def check_geometry(t1w: Path, image: nib.Nifti1Image) -> None:
             f"{t1w}: covers {_times(field)} mm with voxels of {_times(zooms)} mm, in which no head can be found; "
             "check the voxel sizes and the units of the header"
         )
+
+
+def check_forms(t1w: Path, image: nib.Nifti1Image, zooms: NDArray[np.float64], stored: NDArray[np.float64]) -> None:
+    """The header says one voxel size, and one side that is left: an affine of an alignment to a template may not."""
+    header = image.header
+    if int(header["sform_code"]) and np.isfinite(zooms).all() and zooms.all():
+        if (np.abs(zooms / stored - 1) > SIZES_ALIKE).any():
+            raise ScanError(
+                f"{t1w}: its sform says voxels of {_times(zooms)} mm, its pixdim {_times(stored)} mm, and volumes hang "
+                "on it; put the scanner's affine into both (e.g. fslorient -copyqform2sform)"
+            )
+        if int(header["qform_code"]):
+            signs = [np.linalg.det(form()[:3, :3]) for form in (header.get_sform, header.get_qform)]
+            if signs[0] * signs[1] < 0:
+                raise ScanError(
+                    f"{t1w}: sform and qform disagree on which side is left; put the right one into both "
+                    "(e.g. fslorient -copyqform2sform)"
+                )
 
 
 def stored_zooms(t1w: Path, image: nib.Nifti1Image) -> NDArray[np.float64]:

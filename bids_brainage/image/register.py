@@ -168,7 +168,11 @@ def align(fixed: Template, moving: Channels, out: Path, *, seed: int = 0) -> tup
         start = Path(scratch) / "start.mat"
         ants.write_transform(_affine_transform(pose), str(start))
         arguments = _arguments(target, source, start, f"{scratch}/x", seed)
-        if ants.registration(fixed=arguments, moving=None) != 0:
+        try:
+            code = ants.registration(fixed=arguments, moving=None)
+        except RuntimeError:
+            code = 1
+        if code != 0:
             raise ScanError(f"{out}: ANTs could not register this scan; check the scan and its brain mask")
         forward = copy(Path(scratch) / "xComposite.h5", out / "xfm_forward.h5")
         inverse = copy(Path(scratch) / "xInverseComposite.h5", out / "xfm_inverse.h5")

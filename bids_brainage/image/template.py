@@ -63,7 +63,14 @@ def template(name: str = DEFAULT, resolution: float = 1.0) -> Template:
 
 
 def _nilearn() -> tuple[Volume, Volume, Volume]:
-    """The three 1 mm images that nilearn ships, read as files: importing nilearn takes longer than all else here."""
+    """The three 1 mm images that nilearn ships."""
+    images = [read(path) for path in _nilearn_files()]
+    t1w, gm, wm = (Volume(image.data / image.data.max(), image.affine) for image in images)
+    return t1w, gm, wm
+
+
+def _nilearn_files() -> list[Path]:
+    """Head, grey and white matter, as files: importing nilearn takes longer than all else here."""
     package = find_spec("nilearn")
     if package is None or package.origin is None:
         raise UsageError(f"template {DEFAULT}: nilearn, which ships it, is not installed; install bids-brainage again")
@@ -72,9 +79,7 @@ def _nilearn() -> tuple[Volume, Volume, Volume]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UsageError(f"{missing[0]}: nilearn's template is not there; install the nilearn of constraints.txt")
-    images = [read(path) for path in paths]
-    t1w, gm, wm = (Volume(image.data / image.data.max(), image.affine) for image in images)
-    return t1w, gm, wm
+    return paths
 
 
 def _templateflow(name: str) -> tuple[Volume, Volume, Volume]:
@@ -82,15 +87,36 @@ def _templateflow(name: str) -> tuple[Volume, Volume, Volume]:
     mask = resample(read(_fetch(name, suffix="mask", desc="brain")), head.grid) > 0.5
     brain = head.data * mask
     t1w = Volume(np.clip(brain / np.percentile(brain[mask], 99.5), 0, 1).astype(np.float32), head.affine)
-    try:
-        gm, wm = (read(_fetch(name, suffix="probseg", label=label)) for label in ("GM", "WM"))
-    except UsageError:
+    tissues = _tissues(name)
+    if tissues:
+        gm, wm = (read(path) for path in tissues)
+    else:
         gm, wm = (Volume(part, head.affine) for part in _classes(t1w.data, mask))
     return t1w, gm, wm
 
 
+def _tissues(name: str) -> list[Path]:
+    """Files of grey and white matter of a template; none where TemplateFlow lists none of it."""
+    found = [_find(name, suffix="probseg", label=label) for label in ("GM", "WM")]
+    return [path for path in found if path is not None] if None not in found else []
+
+
 def _fetch(name: str, **query: str | None) -> Path:
-    """Path of one file of a template at the finest resolution that TemplateFlow has."""
+    """Path of a file that a template must have."""
+    path = _find(name, **query)
+    if path is None:
+        raise UsageError(f"template {name}: TemplateFlow has no {query} file of it; use another template")
+    return path
+
+
+def _find(name: str, **query: str | None) -> Path | None:
+    """Path of one file of a template at the finest resolution that TemplateFlow has; ``None`` where it lists none.
+
+    Raises
+    ------
+    UsageError
+        Where it lists one that is neither in the cache nor can be fetched.
+    """
     advice = "fetch it where there is a network (templateflow.api.get), or use the default template"
     try:
         from templateflow import api
@@ -102,9 +128,9 @@ def _fetch(name: str, **query: str | None) -> Path:
         raise UsageError(
             f"template {name}: not in TemplateFlow's cache and not to be had ({error}); {advice}"
         ) from error
-    if not usable:
-        raise UsageError(f"template {name}: TemplateFlow has no {query} file of it in its cache; {advice}")
-    return usable[0]
+    if files and not usable:
+        raise UsageError(f"template {name}: its {query} file is not in TemplateFlow's cache; {advice}")
+    return usable[0] if usable else None
 
 
 def _classes(t1w: NDArray, mask: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -125,9 +151,7 @@ def _classes(t1w: NDArray, mask: NDArray) -> tuple[NDArray[np.float32], NDArray[
 def template_digest(name: str = DEFAULT) -> str:
     """sha256 of the files behind a template: another release of it gives other results."""
     if name == DEFAULT:
-        import nilearn.datasets
-
-        files = sorted((Path(nilearn.datasets.__file__).parent / "data").glob("mni_icbm152_*.nii.gz"))
+        files = _nilearn_files()
     else:
-        files = [_fetch(name, suffix="T1w", desc=None), _fetch(name, suffix="mask", desc="brain")]
+        files = [_fetch(name, suffix="T1w", desc=None), _fetch(name, suffix="mask", desc="brain"), *_tissues(name)]
     return sha256_of({path.name: sha256(path) for path in files})

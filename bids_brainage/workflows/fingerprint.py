@@ -30,6 +30,7 @@ def fingerprint(
         "RandomSeed": str(options.random_seed),
         "Age": scan.age.note if scan.age.years is None else str(scan.age.years),
         "Sex": str(scan.sex),
+        "Flags": ",".join(scan.flags),
         "Version": __version__,
     }
 

@@ -2,7 +2,7 @@
 
 A stage is ``def stage(a: Path, n: int, *, out: Path) -> Result`` where ``Result`` is a NamedTuple. It may take
 ``**artefacts: Path`` for files known only when the workflow is built. The cache key of a node is the content of
-its inputs (folders included) and the source of this package.
+its inputs (folders and the template included, ``threads`` not) and the source of this package.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from bids_brainage.core.files import sha256, sha256_of
 
 REASON = "reason.txt"
 ARTEFACT = object()
+TEMPLATE, THREADS = "template", "threads"
+stopped: list[KeyboardInterrupt] = []
+"""What stopped a stage in this process: Nipype takes it for an error of the stage and goes on with the next."""
 
 
 @cache
@@ -97,9 +100,17 @@ def folders(value: Any) -> list[str]:
     return [item for item in items if isinstance(item, str) and item and Path(item).is_dir()]
 
 
+@cache
+def _template_behind(name: str) -> str:
+    """Digest of the template's files, which a name alone would not tell from those of another release."""
+    from bids_brainage.image.template import template_digest
+
+    return template_digest(name)
+
+
 class _StageInput(DynamicTraitedSpec, BaseInterfaceInputSpec):
     stage = traits.Str(mandatory=True, desc="module:function")
-    key = traits.Str(desc="sha256 of the package's source and of the folders among the inputs")
+    key = traits.Str(desc="sha256 of the package's source, of the folders among the inputs and of the template")
 
 
 class Stage(SimpleInterface):
@@ -113,15 +124,23 @@ class Stage(SimpleInterface):
         function = locate(stage)
         self._arguments = (*parameters(function), *artefacts)
         self._outputs_named = results(function)
-        add_traits(self.inputs, list(self._arguments), traits.Any)
+        add_traits(self.inputs, [name for name in self._arguments if name != THREADS], traits.Any)
+        if THREADS in self._arguments:
+            self.inputs.add_trait(THREADS, traits.Any(nohash=True))
         values = {name: plain(value) for name, value in constants.items() if value is not None}
-        self.inputs.key = sha256_of([package_source(), *(sha256(Path(f)) for v in values.values() for f in folders(v))])
+        behind = [sha256(Path(folder)) for value in values.values() for folder in folders(value)]
+        if TEMPLATE in self._arguments:
+            default = inspect.signature(function).parameters[TEMPLATE].default
+            behind.append(_template_behind(values.get(TEMPLATE, default)))
+        self.inputs.key = sha256_of([package_source(), *behind])
         self.inputs.trait_set(**values)
 
     def _outputs(self) -> Any:
         return add_traits(super()._outputs(), list(self._outputs_named))
 
     def _run_interface(self, runtime: Any) -> Any:
+        if stopped:
+            raise stopped[0]
         function = locate(self.inputs.stage)
         annotations = parameters(function)
         given = {name: getattr(self.inputs, name) for name in self._arguments if isdefined(getattr(self.inputs, name))}
@@ -130,12 +149,42 @@ class Stage(SimpleInterface):
         try:
             values = {name: convert(value, annotations.get(name, ARTEFACT)) for name, value in given.items()}
             result = function(**values, out=out)
+        except KeyboardInterrupt as stop:
+            stopped.append(stop)
+            raise
         except Exception as error:
             with suppress(OSError):  # no space left for it either: the scheduler tells
                 (out / REASON).write_text(in_a_line(error), encoding="utf-8")
             raise
         self._results.update({name: plain(value) for name, value in result._asdict().items()})
         return runtime
+
+
+class Node(pe.Node):
+    """A node whose result counts as there only with all files that it names: work folders are moved and purged."""
+
+    def is_cached(self, rm_outdated: bool = False) -> tuple[bool, bool]:
+        """Whether a result of these inputs is there, and whole."""
+        cached, updated = super().is_cached(rm_outdated)
+        if cached and updated and not self._is_whole():
+            return False, False
+        return cached, updated
+
+    def _is_whole(self) -> bool:
+        try:
+            values = self.result.outputs.get().values()
+        except (AttributeError, OSError):
+            return False
+        found = [text for value in values for text in _texts(value)]
+        return all(Path(text).exists() for text in found if text.startswith("/"))
+
+
+def _texts(value: Any) -> list[str]:
+    """All text in a value, in containers too."""
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return [text for item in items for text in _texts(item)]
 
 
 def node(
@@ -150,7 +199,7 @@ def node(
 ) -> pe.Node:
     """A Nipype node that runs ``stage`` (``"module:function"``) with its constants set."""
     interface = Stage(stage, artefacts, **(constants or {}))
-    made = pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=n_procs)
+    made = Node(interface, name=name, mem_gb=mem_gb, n_procs=n_procs)
     if use_gpu:
         made.inputs.trait_set(use_gpu=True)
     return made

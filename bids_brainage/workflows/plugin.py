@@ -17,6 +17,7 @@ from nipype.utils.misc import str2bool
 from niworkflows.engine.plugin import MultiProcPlugin, run_node
 
 from bids_brainage.core import errors
+from bids_brainage.workflows.node import stopped
 
 LOG = logging.getLogger("bids_brainage")
 KILLED = "the worker process was killed, most often for want of memory; raise --mem-mb or lower --nprocs"
@@ -49,10 +50,13 @@ class Linear(LinearPlugin):
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run all nodes; the first error is raised when all scans had their turn, or at once where asked for."""
         errors = []
+        stopped.clear()
         for scan in weakly_connected_components(graph):
             try:
                 super().run(graph.subgraph(scan), config, updatehash=updatehash)
             except Exception as error:
+                if stopped:
+                    raise stopped[0] from None
                 if str2bool(config["execution"]["stop_on_first_crash"]):
                     raise
                 errors.append(error)

@@ -11,7 +11,7 @@ from bids_brainage import __version__
 from bids_brainage.bids import inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
 from bids_brainage.core.device import usable
-from bids_brainage.core.errors import BrainAgeError, UsageError
+from bids_brainage.core.errors import BrainAgeError, UsageError, in_a_line
 from bids_brainage.core.files import make_writable, read_json, refresh, sha256_of
 from bids_brainage.core.types import Scan
 from bids_brainage.options import WORK, Options
@@ -170,6 +170,10 @@ def dry_run(jobs: Sequence[Job], broken: Sequence[str]) -> int:
 
 def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) -> dict[str, str]:
     """Run the workflow of all scans that are to do; returns by scan stem why it failed if it did."""
+    reasons = {job.scan.stem: why for job in todo if (why := outputs.unwritable(job.scan, options.out_dir))}
+    todo = [job for job in todo if job.scan.stem not in reasons]
+    if not todo:
+        return reasons
     nprocs = options.nprocs or 1
     threads = options.omp_nthreads or max(1, nprocs // len(todo))
     for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
@@ -185,7 +189,7 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
     if options.write_graph:
         engine.draw(workflow, options.out_dir / "logs")
     refresh(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))
-    return engine.run(workflow, todo, options, work)
+    return reasons | engine.run(workflow, todo, options, work)
 
 
 def place_of_work(options: Options) -> Path:
@@ -230,6 +234,8 @@ def write_reports(jobs: Sequence[Job], options: Options) -> list[str]:
                 write_report(subject, scans, options.out_dir, options.template)
             except BrainAgeError as error:
                 faults.append(str(error))
+            except OSError as error:  # another process of this participant, or a disk that is full
+                faults.append(f"{page_of(subject, options.out_dir)}: not written ({in_a_line(error)}); run again")
     return faults
 
 

@@ -298,3 +298,11 @@ def test_people_where_nothing_is_known(tmp_path: Path) -> None:
 def test_phenotype_that_cannot_be_used(tmp_path: Path, rows: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match=r"p\.tsv"):
         participants_frame(make_dataset(tmp_path / "ds"), write(tmp_path / "p.tsv", tsv(*rows)))
+
+
+@pytest.mark.parametrize(("column", "described"), [("Age", "age"), ("age", "Age"), ("AGE", "AGE")])
+def test_units_are_found_however_the_column_is_written(tmp_path: Path, column: str, described: str) -> None:
+    people = register(
+        tmp_path, tsv(f"participant_id {column}", "sub-01 96"), participants_json={described: {"Units": "months"}}
+    )
+    assert people.of("01").age.years == 8

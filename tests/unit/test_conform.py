@@ -102,6 +102,14 @@ def with_zoom(path, zoom):
     path.write_bytes(gzip.compress(bytes(raw)))
 
 
+def with_forms(path, sform, qform):
+    image = nib.Nifti1Image(head(), AFFINE)
+    image.set_qform(qform, 1)
+    image.header["pixdim"][1:4] = np.linalg.norm(qform[:3, :3], axis=0)
+    image.set_sform(sform, 4)
+    nib.save(image, path)
+
+
 def damaged(path):
     """One changed byte that gzip only notices by its checksum, far behind the voxels' beginning."""
     whole = bytearray(gzip.compress(nib.Nifti1Image(head().astype(np.float32), AFFINE).to_bytes(), compresslevel=0))
@@ -126,6 +134,8 @@ BAD = {
     "thick": lambda path: store(path, head()[:, :, :12], AFFINE @ np.diag([1, 1, 6, 1])),
     "zero_zoom": lambda path: with_zoom(path, 0),
     "negative_zoom": lambda path: with_zoom(path, -2),
+    "scaled": lambda path: with_forms(path, np.diag([1.15, 1.18, 1.2, 1]) @ AFFINE, AFFINE),
+    "mirrored": lambda path: with_forms(path, np.diag([-1, 1, 1, 1]) @ AFFINE, AFFINE),
 }
 
 
@@ -138,6 +148,7 @@ BAD = {
         ("zeros", "all voxels have the value 0"), ("nan", "NaN or infinite"), ("complex", "complex or colour"),
         ("no_affine", "no affine"), ("microns", "no head can be found"), ("thick", "no head can be found"),
         ("zero_zoom", "voxel sizes"), ("negative_zoom", "voxel sizes"),
+        ("scaled", "sform says voxels of 2.3"), ("mirrored", "disagree on which side is left"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_in_one_line_that_names_the_file(tmp_path, kind, word):

@@ -10,6 +10,7 @@ from nipype.pipeline import engine as pe
 
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import write_text
+from bids_brainage.workflows import node as nodes
 from bids_brainage.workflows.node import REASON, convert, node, plain
 
 
@@ -109,3 +110,40 @@ def test_conversion_follows_the_annotation():
     assert convert({"a": "x"}, dict[str, Path]) == {"a": Path("x")}
     assert convert(None, Path | None) is None
     assert convert(1.25, float) == 1.25
+
+
+def spaced(template: str = "A", threads: int = 1, *, out: Path) -> Made:
+    return Made(write_text(out / "made.txt", template), 1.0, ())
+
+
+def test_a_template_is_known_by_its_files_and_threads_are_no_part_of_a_result(monkeypatch):
+    files = {"A": "1", "B": "1"}
+    monkeypatch.setattr(nodes, "_template_behind", lambda name: files[name])
+
+    def key(**constants):
+        made = node(f"{__name__}:spaced", "spaced", mem_gb=1, constants=constants)
+        return made.inputs.get_hashval("content")[1]
+
+    before = key(template="A", threads=1)
+    assert key(template="A", threads=4) == before
+    assert key(template="B", threads=1) != before
+    default = key()
+    files["A"] = "2"
+    assert key(template="A", threads=1) != before
+    assert key() != default
+
+
+def test_a_result_whose_files_are_gone_is_made_again(tmp_path, source):
+    outputs, _ = run(tmp_path, source=source, factor=1.0)
+    Path(outputs.file).unlink()
+    outputs, cached = run(tmp_path, source=source, factor=1.0)
+    assert cached is False
+    assert Path(outputs.file).read_text() == "x"
+
+
+def test_a_work_folder_may_be_moved(tmp_path, source):
+    (tmp_path / "a").mkdir()
+    run(tmp_path / "a", source=source, factor=1.0)
+    (tmp_path / "a").rename(tmp_path / "b")
+    outputs, _ = run(tmp_path / "b", source=source, factor=1.0)
+    assert Path(outputs.file).read_text() == "x"

@@ -91,6 +91,9 @@ def test_a_wrong_toml_file_is_one_line(folder, line, message):
     [(["nowhere", "out", "participant"], "no such folder"), (["bids", "bids", "participant"], "same folder"),
      (["bids/sub", ".", "participant"], "lies inside"),
      (["bids", "out", "participant", "-w", "bids/w"], "w: the work folder lies"),
+     (["bids", "out", "participant", "-w", "a,b"], "a,b: ANTs cannot work"),
+     (["bids", "out\udce9", "participant"], "is not in UTF-8"),
+     (["bids", "out", "participant", "--config", "none.toml"], "--models: names none"),
      (["bids", "out", "participant", "--nprocs", "0"], "at least 1"),
      (["bids", "out", "participant", "--bids-filter-file", "none.json"], "no such file"),
      (["bids", "out", "group", "--phenotype", "none.tsv"], "no such file"),
@@ -100,6 +103,7 @@ def test_a_wrong_toml_file_is_one_line(folder, line, message):
 )  # fmt: skip
 def test_what_cannot_be_used_is_said_in_one_line_with_exit_code_2(folder, words, message, capsys):
     (folder / "bids" / "sub").mkdir()
+    (folder / "none.toml").write_text("models = []")
     assert cli.main(words) == 2
     shown = capsys.readouterr().err.strip()
     assert message in shown

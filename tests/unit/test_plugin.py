@@ -10,10 +10,11 @@ from typing import NamedTuple
 import pytest
 from nipype.pipeline import engine as pe
 
+from bids_brainage.cli import Terminated
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import write_text
-from bids_brainage.workflows.node import node
-from bids_brainage.workflows.plugin import MultiProc, last_words
+from bids_brainage.workflows.node import node, stopped
+from bids_brainage.workflows.plugin import Linear, MultiProc, last_words
 
 
 class Done(NamedTuple):
@@ -99,3 +100,25 @@ def test_others_finish_when_no_crash_report_can_be_written(tmp_path):
 )
 def test_the_last_words_of_a_traceback_are_one_line(line, words):
     assert last_words(f"Traceback (most recent call last):\n  File x\n{line}\n\n").startswith(words)
+
+
+def is_stopped(log: Path, *, out: Path) -> Done:
+    with log.open("a") as stream:
+        stream.write("begun\n")
+    raise Terminated
+
+
+def test_what_stops_a_stage_stops_the_serial_run(tmp_path):
+    """Nipype takes it for an error of the stage, and would go on with the next scan until the time is up."""
+    workflow = pe.Workflow("wf", base_dir=str(tmp_path))
+    for scan in ("scan_a", "scan_b"):
+        own = pe.Workflow(scan)
+        own.add_nodes([node(f"{__name__}:is_stopped", "s", mem_gb=0.1, constants={"log": tmp_path / "log"})])
+        workflow.add_nodes([own])
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path), "stop_on_first_crash": "False"}
+    try:
+        with pytest.raises(Terminated):
+            workflow.run(plugin=Linear(plugin_args={}))
+    finally:
+        stopped.clear()
+    assert (tmp_path / "log").read_text() == "begun\n"

@@ -12,7 +12,7 @@ from bids_brainage.core.errors import ScanError, UsageError
 from bids_brainage.image.classes import CLASSES, NUMBER
 from bids_brainage.image.io import Volume, read, resample, save, save_probability
 from bids_brainage.image.register import affine_of, as_ants, find_pose, register, rotation
-from bids_brainage.image.template import DEFAULT, template
+from bids_brainage.image.template import DEFAULT, template, template_digest
 
 ANGLE = st.floats(-40, 40)
 
@@ -142,3 +142,33 @@ def test_grids_of_other_resolutions_show_the_same_brain():
 def test_an_unknown_template_is_a_usage_error():
     with pytest.raises(UsageError, match="NoSuchTemplate"):
         template("NoSuchTemplate", 2.0)
+
+
+def listed(monkeypatch, tmp_path, **found):
+    """TemplateFlow with these files by suffix or label: a path, None where it lists none, or an error."""
+    from templateflow import api
+
+    def get(name, *, suffix, label=None, **query):
+        there = found[label or suffix]
+        if isinstance(there, Exception):
+            raise there
+        return [] if there is None else there
+
+    monkeypatch.setattr(api, "get", get)
+
+
+def test_tissue_maps_of_a_template_that_are_not_to_be_had_are_no_reason_to_do_without(monkeypatch, tmp_path):
+    paths = {}
+    for name in ("T1w", "mask", "GM", "WM"):
+        data = np.random.default_rng(len(name)).random((12, 12, 12)).astype(np.float32)
+        paths[name] = save(tmp_path / f"{name}.nii.gz", np.ones_like(data) if name == "mask" else data, np.eye(4))
+    listed(monkeypatch, tmp_path, **paths)
+    whole = template_digest("Other")
+    assert template("Other").gm.max() > 0
+    listed(monkeypatch, tmp_path, **{**paths, "GM": None, "WM": None})
+    assert template_digest("Other") != whole
+    assert template("Other").gm.max() > 0
+    listed(monkeypatch, tmp_path, **{**paths, "WM": RuntimeError("no network")})
+    for asked in (template, template_digest):
+        with pytest.raises(UsageError, match="no network"):
+            asked("Other")

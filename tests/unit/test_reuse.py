@@ -169,3 +169,10 @@ def test_arguments(tmp_path: Path) -> None:
             parse_derivatives((wrong,))
     with pytest.raises(UsageError, match="twice"):
         parse_derivatives((f"a={place}", f"a={place}"))
+
+
+def test_a_dataset_cannot_take_the_name_of_the_scans_own(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "sub-01").mkdir(parents=True)
+    for value in (f"raw={tmp_path / 'raw'}", str(tmp_path / "raw")):
+        with pytest.raises(UsageError, match="that of the dataset itself"):
+            parse_derivatives((value,))

@@ -11,6 +11,7 @@ from test_participant_report import ROW
 from trees import make_dataset, t1w
 
 from bids_brainage import cli
+from bids_brainage.bids import outputs
 from bids_brainage.bids.inputs import find_scans
 from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import write_tsv
@@ -233,3 +234,36 @@ def test_what_the_config_file_says_of_the_log_holds(tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
     assert cli.main(words) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_result_depends_on_its_flags(tmp_path):
+    """A variant that was the only reconstruction, until the plain one came."""
+    scan = Scan(tmp_path / "x", {"sub": "01"}, Age(60.5, ""))
+    options = Options(tmp_path, tmp_path, "participant")
+    marks = [fingerprint(replace(scan, flags=flags), options, [], [], "") for flags in ((), ("rec_variant",))]
+    assert marks[0] != marks[1]
+
+
+@pytest.mark.parametrize("fault", ["closed", "file", "above"])
+def test_a_folder_that_cannot_be_written_is_the_trouble_of_its_scan_alone(tmp_path, fault):
+    scan = Scan(tmp_path / "sub-01_T1w.nii.gz", {"sub": "01"})
+    folder = tmp_path / "out" / "sub-01" / "anat"
+    assert outputs.unwritable(scan, tmp_path / "out") == ""
+    assert not folder.exists()
+    if fault == "file":
+        folder.parent.mkdir(parents=True)
+        folder.write_text("")
+        assert outputs.unwritable(scan, tmp_path / "out") == f"{folder}: is a file where a folder must be; move it away"
+        return
+    folder.mkdir(parents=True)
+    closed = folder if fault == "closed" else folder.parent
+    closed.chmod(0)
+    if os.access(closed, os.W_OK):
+        closed.chmod(0o755)
+        pytest.skip("this user may write everything")
+    try:
+        assert outputs.unwritable(scan, tmp_path / "out").startswith(f"{closed}: cannot be written")
+        assert outputs.missing(scan, ["brainage"], tmp_path / "out", "T")
+        assert outputs.reason_to_run(scan, ["brainage"], tmp_path / "out", "T", {}) == "no result yet"
+    finally:
+        closed.chmod(0o755)
