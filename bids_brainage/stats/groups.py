@@ -158,7 +158,10 @@ def welch_t(first: ArrayLike, second: ArrayLike) -> Difference:
 
 
 def cohen_d(first: ArrayLike, second: ArrayLike) -> Interval:
-    """Cohen's d with the pooled SD and its parametric interval; ``nan`` where no value varies."""
+    """Cohen's d with the pooled SD and its parametric interval; ``nan`` where no value varies.
+
+    The interval takes the groups to vary alike: where a smaller group varies twice as much, it covers some 80 %.
+    """
     import pingouin
 
     a, b = _known(first), _known(second)
