@@ -3,8 +3,9 @@
 The app's volumes of heads that have a DLMUSE segmentation are compared with DLMUSE's, each person left out of the atlas
 and of the calibration: what the regions of one structure share in a head, and each region's own rest. Some of the heads
 are then turned, resampled, blurred and made noisy (``perturb.py``), taken through the same stages, and compared with
-themselves: the strongest patterns of these differences are the last shared errors of the table. No age takes part. A
-head and change take about 20 s on two cores; the stages' files stay in ``--work``, so that a stopped call goes on.
+themselves, and so are their copies without skull, once corrected for that: the strongest patterns of these differences
+are the last shared errors of the table. No age takes part. A head and change take about 20 s on two cores; the stages'
+files stay in ``--work``, so that a stopped call goes on.
 
     python benchmarks/error.py --data ../shared/data/ds-t1w --work work --out bids_brainage/data/muse_error.tsv
 """
@@ -25,7 +26,7 @@ from bids_brainage.core.files import write_text
 from bids_brainage.image import io, muse
 from bids_brainage.image.atlas import Atlas, template_points
 from bids_brainage.image.volumes import MINIMUM
-from bids_brainage.training import agreement, heads
+from bids_brainage.training import agreement, heads, stripped
 from bids_brainage.training.measurement import MeasurementError, with_repeats
 
 LOG = logging.getLogger("benchmarks.error")
@@ -53,9 +54,13 @@ def main() -> None:
     atlases = agreement.without_each(examples, who)
     judged = agreement.leave_one_out(examples, who, atlases)
     _, slope = agreement.calibration(judged.raw, judged.reference)
-    rows, chosen = [], [head for head in found if head[0] not in SKIPPED][: args.most]
+    names, chosen = [one.name for one in examples], [head for head in found if head[0] not in SKIPPED][: args.most]
+    paths = [stripped.stripped_copies(head, args.work, segment_bundle=SEGMENT, threads=args.threads) for head in found]
+    bare = stripped.judge_stripped(judged, stripped.measure_copies(atlases, who, paths), who)
+    apart = by_icv(bare) - by_icv(judged.volumes)[:, None]
+    rows = [row for head in chosen for row in apart[names.index(head[0])]]
     for number, head in enumerate(chosen):
-        atlas = atlases[who[[one.name for one in examples].index(head[0])]]
+        atlas = atlases[who[names.index(head[0])]]
         clean = relative(atlas, heads.through_stages(head[1], args.work / head[0], segment_bundle=SEGMENT))
         for change in args.changes:
             changed = stages(head, change, args.work, args.threads)
@@ -65,6 +70,12 @@ def main() -> None:
         against_dlmuse(judged.volumes, judged.reference), np.array(rows), PATTERNS, muse.mirrored()[:145]
     )
     write_text(args.out, table(error))
+
+
+def by_icv(volumes: FloatArray) -> FloatArray:
+    """Log volumes of the 145 regions relative to the ICV, which is the last of ``(..., 146)``."""
+    logarithm = np.log(np.maximum(volumes, MINIMUM))
+    return np.asarray(logarithm[..., :145] - logarithm[..., 145:])
 
 
 def size(difference: FloatArray) -> float:
@@ -87,8 +98,7 @@ def relative(atlas: Atlas, paths: dict[str, Path]) -> FloatArray:
     """Log volumes of the 145 regions relative to the ICV, not calibrated."""
     head = heads.seen(paths)
     points = template_points(paths["xfm_inverse"], head.masks)
-    logarithm = np.log(np.maximum(agreement.raw_volumes(atlas, head, points), MINIMUM))
-    return np.asarray(logarithm[:145] - logarithm[145])
+    return by_icv(agreement.raw_volumes(atlas, head, points))
 
 
 def table(error: MeasurementError) -> str:
