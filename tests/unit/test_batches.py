@@ -51,8 +51,8 @@ def test_scans_segmented_together_are_segmented_as_alone(network, seed, count, s
     assert together.right.shape == (count, *shape)
     for number, scan in enumerate(scans):
         alone = posterior(network, scan, half=False)
-        torch.testing.assert_close(together.classes[number], alone.classes, atol=2e-5, rtol=0)
-        torch.testing.assert_close(together.right[number], alone.right, atol=2e-5, rtol=0)
+        torch.testing.assert_close(together.classes[number], alone.classes, atol=1e-4, rtol=0)
+        torch.testing.assert_close(together.right[number], alone.right, atol=1e-4, rtol=0)
 
 
 @settings(max_examples=2)
