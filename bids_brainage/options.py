@@ -344,7 +344,7 @@ def _check_folders(options: Options) -> None:
     for path in (bids, out, work):
         if not is_text(str(path)):
             raise UsageError(f"{str(path)!a}: is not in UTF-8, which no table or page could name; rename it")
-    if set(",[]") & set(str(work)):
+    if options.level == "participant" and set(",[]") & set(str(work)):
         raise UsageError(
             f"{work}: ANTs cannot work in a folder with a comma or brackets in its path; give another with -w"
         )
