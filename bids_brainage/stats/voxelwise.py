@@ -202,20 +202,36 @@ def _largest(residual: NDArray[Any], of: two_groups.Design, orders: NDArray[np.i
     """Largest score of each permutation over the voxels of residuals, shape (permutations,).
 
     The residuals of a permutation are not formed: with F the basis and w the shares of a group,
-    sum(w (r - F a)^2) = sum(w r^2) - 2 a'(F'(w r)) + a'(F'wF) a, where a = F'r.
+    sum(w (r - F a)^2) = sum(w r^2) + a'(F'wF F' - 2 F'w) r, where a = F'r.
     """
     kind, (n, columns) = residual.dtype, of.basis.shape
-    by_group = [of.basis * share[:, None] for share in of.shares]
-    weights = np.concatenate([of.basis.T, *(one.T for one in by_group)]).astype(kind)
+    turned = [of.basis.T * share for share in of.shares]
+    weights = np.concatenate([of.basis.T, *(one @ of.basis @ of.basis.T - 2 * one for one in turned)]).astype(kind)
     found = (weights[:, orders].transpose(1, 0, 2).reshape(-1, n) @ residual).reshape(len(orders), 3, columns, -1)
     squares = (of.shares.astype(kind)[:, orders].reshape(-1, n) @ residual**2).reshape(2, len(orders), -1)
-    projected, parts = found[:, 0], found[:, 1:]
-    variances = np.empty_like(squares)
-    for group, own in enumerate(by_group):
-        inner = (of.basis.T @ own).astype(kind) @ projected - 2 * parts[:, group]
-        rest = squares[group] + np.einsum("pcv,pcv->pv", projected, inner)
-        variances[group] = np.maximum(rest, 10 * np.finfo(kind).eps * squares[group])
-    return score(*two_groups.statistic(projected[:, 0], variances, of.sizes)).max(axis=1).astype(float)
+    least = 10 * np.finfo(kind).eps * squares
+    variances = np.maximum(squares + np.einsum("pcv,pgcv->gpv", found[:, 0], found[:, 1:]), least)
+    return np.array(
+        [_rarest(p, a, b, of.sizes) for p, a, b in zip(found[:, 0, 0], variances[0], variances[1], strict=True)]
+    )
+
+
+def _rarest(projected: NDArray[Any], first: NDArray[Any], second: NDArray[Any], sizes: Array) -> float:
+    """Largest score of a permutation, of its projections and both groups' variances, each of shape (voxels,).
+
+    The logarithms are taken of the few voxels alone that it could be, if all had the most degrees of freedom.
+    """
+    total = first + second
+    squared = np.divide(projected**2, total, out=np.zeros_like(total), where=total > 0)
+    top, most = int(squared.argmax()), sizes.sum() - 2
+
+    def at(voxels: Any) -> Array:
+        both = np.stack([first[voxels], second[voxels]])
+        return score(*two_groups.statistic(projected[voxels], both, sizes))
+
+    known = float(at([top])[0])
+    reach = most * np.expm1((known * (8 * most + 3) / (8 * most + 1)) ** 2 / most)
+    return float(at(np.flatnonzero(squared >= min(reach, float(squared[top])) * (1 - TIES))).max())
 
 
 def threshold(largest: ArrayLike, alpha: float) -> float:
