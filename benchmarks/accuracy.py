@@ -40,7 +40,7 @@ from bids_brainage.training.regressors import CAUTION, tuned
 DATA = Path(bids_brainage.__file__).parent / "data"
 SEGMENT = DATA / "bundles" / "segment"
 TABLES = ("ixi_dlmuse_1mm.tsv", "ixi_dlmuse_2mm.tsv", "ixi_dlmuse_2mm_same_heads.tsv")
-PATTERNS = 3
+PATTERNS = 5
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from bids_brainage.training.measurement import MeasurementError, with_repeats
 LOG = logging.getLogger("benchmarks.error")
 FloatArray = NDArray[np.float64]
 
-WHICH = ("rotate-15", "voxel-1.5", "voxel-3", "noise-9", "bias-60")
+WHICH = ("rotate-15", "voxel-1.5", "voxel-3", "voxel-5", "noise-9", "bias-60")
 SKIPPED = ("sub-IXI012", "sub-nichart06")
 """Heads that ``stability.py`` judges the ages by."""
 

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bids_brainage.core.errors import UsageError
+from bids_brainage.image.muse import regions
 from bids_brainage.models import registry
 from bids_brainage.models.base import load_model
 from bids_brainage.models.roi import RoiModel
@@ -354,7 +355,8 @@ def test_shipped_errors_are_of_the_size_that_the_atlas_card_states() -> None:
     known = measurement.read_error(registry.PACKAGED.parent / "muse_error.tsv", model.indices)
     errors = np.sqrt(np.diag(known.covariance()))
     error = dict(zip(model.indices, errors, strict=True))
-    assert all(0.01 < value < 0.5 for value in errors)
+    thin = {region.number for region in regions() if region.name.startswith(("Fornix", "InfLatVentricle"))}
+    assert all(0.01 < value < (1.0 if index in thin else 0.5) for index, value in error.items()), "5 mm lose the thin"
     assert error[51] == error[52] < error[49] == error[50]
     assert error[47] == error[48]
     stated = volumes["median of 145 regions"]["median_absolute_error_percent"]
