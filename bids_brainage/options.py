@@ -200,10 +200,15 @@ def parser(prog: str, version: str) -> argparse.ArgumentParser:
 
 
 def _help(f: dataclasses.Field[Any]) -> str:
-    shown = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
-    return f.metadata["help"] + (
-        f" (default: {shown})" if shown is not None and shown is not False and shown != "" else ""
-    )
+    shown = _default(f)
+    return f.metadata["help"] + (f" (default: {shown})" if shown else "")
+
+
+def _default(f: dataclasses.Field[Any]) -> str:
+    """The default as written on a command line; empty where there is none."""
+    if isinstance(f.default, tuple):
+        return " ".join(map(str, f.default))
+    return "" if f.default is None or f.default is False else str(f.default)
 
 
 def words(values: Mapping[str, Any]) -> list[str]:
@@ -278,10 +283,7 @@ def table() -> str:
         word = f"[{word}]" if f.metadata["bare"] else word
         metavar = "" if value is bool else f" {word}" + (" ..." if several else "")
         names = ", ".join(n for n in (f.metadata["short"], flag_name(f.name)) if n)
-        default: Any = f.default
-        shown = (
-            " ".join(map(str, default)) if several else ("" if default is None or default is False else str(default))
-        )
+        shown = _default(f)
         text = f.metadata["help"].replace("%%", "%")
         rows.append(f"| `{names}{metavar}` | {f'`{shown}`' if shown else ''} | {text} |")
     return "\n".join(rows) + "\n"

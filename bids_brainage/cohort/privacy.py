@@ -14,6 +14,7 @@ from bids_brainage.cohort.alternatives import Fit
 from bids_brainage.cohort.auc import Scored, interval, of_attacks
 from bids_brainage.cohort.margins import strata
 from bids_brainage.cohort.people import People
+from bids_brainage.cohort.structure import FEWEST
 from bids_brainage.core.errors import UsageError
 from bids_brainage.stats.groups import Interval
 
@@ -25,7 +26,6 @@ ROWS = (100, 500, 1000, 3000)
 HALVES = 20
 RESAMPLES = 1000
 MOST_ATTACKED = 1000
-FEWEST = 20
 FALSE_POSITIVES = 0.01
 
 

@@ -61,7 +61,8 @@ def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collect
     """
     import pandas as pd
 
-    wanted = {f"sub-{label.removeprefix('sub-')}" for label in participants}
+    asked = frozenset(f"sub-{label.removeprefix('sub-')}" for label in participants)
+    wanted = set(asked)
     subjects = _subjects(out_dir, wanted)
     rows: list[Row] = []
     damaged: list[str] = []
@@ -84,7 +85,6 @@ def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collect
         if absent:
             raise UsageError(f"{out_dir}: holds no brain age of {', '.join(sorted(absent))}; correct --session-label")
         scans = scans[scans["session_id"].isin(named)].reset_index(drop=True)
-        asked = {f"sub-{label.removeprefix('sub-')}" for label in participants}
         if lost := asked - set(scans["participant_id"]):
             of = f"{', '.join(sorted(lost))} in {', '.join(sorted(named))}"
             raise UsageError(f"{out_dir}: holds no brain age of {of}; correct --participant-label or --session-label")
