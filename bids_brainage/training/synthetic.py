@@ -23,6 +23,7 @@ SPACING = 2.0
 WHOLE = (96, 112, 96)
 CROP = (64, 80, 64)
 CONTRASTS = {"t1": 0.55, "inverted": 0.1, "random": 0.35}
+LACKS = {"skull": 0.15, "field": 0.35, "face": 0.5}
 NODES_MM = 8.0
 PATCHES = 3
 SUBVOXELS = ((0.5, 0.5, 0.5), (0.5, -0.5, -0.5), (-0.5, 0.5, -0.5), (-0.5, -0.5, 0.5))
@@ -113,8 +114,15 @@ def synthesise(heads: Sequence[LabelMap], seed: Sequence[int], *, crop: bool, co
     side = table.side.to(draw.device)[rows] * (-1 if flipped else 1)
     contrast = contrast or str(draw.rng.choice(list(CONTRASTS), p=list(CONTRASTS.values())))
     scan = paint(draw, head, points, rows, contrast)
-    scan, target = remove(draw, scan, target)
-    return Sample(scanned(draw, scan), target, side.masked_fill(target == 0, 0))
+    lack = missing(draw)
+    if lack == "field":
+        scan, target = cut(draw, scan, target)
+    elif lack == "face":
+        scan = scan * (~face(draw) | (target > 0))
+    scan = scanned(draw, scan)
+    if lack == "skull":
+        scan = scan * kept(draw, target)
+    return Sample(finished(draw, scan), target, side.masked_fill(target == 0, 0))
 
 
 def positions(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -224,24 +232,48 @@ def palette(draw: Draw, contrast: str) -> tuple[Tensor, Tensor]:
     return means.clamp_(0, 1.4), spreads
 
 
-def remove(draw: Draw, scan: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Take away what some scans lack: all but the brain, a part beyond the field of view, the face; scan and truth.
-
-    There is nothing to find beyond the field of view; CSF that was stripped away is still to be found, as the skull
-    was there.
-    """
+def missing(draw: Draw) -> str:
+    """What a scan lacks, each as often as :data:`LACKS` has it; "" for nothing."""
     drawn = draw.rng.random()
-    if drawn < 0.10:
-        return scan * (target > (0 if draw.chance(0.5) else NUMBER["csf"])), target
-    if drawn < 0.35:
-        below = np.array([0, draw.uniform(-0.3, 0.3), -1.0])
-        direction = below if draw.chance(0.6) else draw.rng.normal(size=3)
-        seen = _along(draw, direction) < draw.uniform(50, 95)
-        return scan * seen, target * seen
-    if drawn < 0.50:
-        face = _along(draw, np.array([0, 1.0, -draw.uniform(0.4, 1.2)])) >= draw.uniform(50, 85)
-        return scan * (~face | (target > 0)), target
-    return scan, target
+    return next((lack for lack, below in LACKS.items() if drawn < below), "")
+
+
+def cut(draw: Draw, scan: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """End the field of view within the head: beyond it there is nothing to find."""
+    below = np.array([0, draw.uniform(-0.3, 0.3), -1.0])
+    direction = below if draw.chance(0.6) else draw.rng.normal(size=3)
+    seen = _along(draw, direction) < draw.uniform(50, 95)
+    return scan * seen, target * seen
+
+
+def face(draw: Draw) -> Tensor:
+    """Where the face is, ``(x, y, z)``, to be taken away."""
+    return _along(draw, np.array([0, 1.0, -draw.uniform(0.4, 1.2)])) >= draw.uniform(50, 85)
+
+
+def kept(draw: Draw, target: Tensor) -> Tensor:
+    """What a tool for brain extraction keeps, 0 to 1 ``(x, y, z)``: brain and CSF, the brain filled, or tissue alone.
+
+    Its border is smooth, so that sulci close, and lies up to 4 mm outside or 1 mm within, by 1 mm more or less from
+    place to place. The truth stays as it is: CSF that was taken away is still to be found, as the skull was there.
+    """
+    what = str(draw.rng.choice(["csf", "filled", "tissue"]))
+    inside = (target > (0 if what == "csf" else NUMBER["csf"])).float()[None, None]
+    if what == "filled":
+        inside = closed(inside)
+    width = draw.uniform(0.4, 1.2)
+    soft = blur(inside, np.full(3, width))[0, 0]
+    depth = torch.special.ndtri(soft.clamp(1e-4, 1 - 1e-4))
+    border = draw.uniform(-1, 4) + draw.uniform(0, 1) * draw.smooth(1, draw.uniform(16, 40))[0]
+    within = depth + (border / (width * SPACING)).clamp(max=2.5)
+    return (within * (width * SPACING) / draw.uniform(0.2, 1.5) + 0.5).clamp_(0, 1)
+
+
+def closed(inside: Tensor, reach: int = 3) -> Tensor:
+    """A mask ``(1, 1, x, y, z)`` of 0 and 1 with gaps of up to twice this many voxels closed."""
+    size = 2 * reach + 1
+    wide = functional.max_pool3d(inside, size, stride=1, padding=reach)
+    return 1 - functional.max_pool3d(1 - wide, size, stride=1, padding=reach)
 
 
 def _along(draw: Draw, direction: np.ndarray) -> Tensor:
@@ -251,7 +283,7 @@ def _along(draw: Draw, direction: np.ndarray) -> Tensor:
 
 
 def scanned(draw: Draw, scan: Tensor) -> Tensor:
-    """What a scanner does: resolution, bias field, gradient of the coil, noise, gain and gamma."""
+    """What a scanner does: resolution, bias field, gradient of the coil, noise."""
     image = resolution(draw, scan[None, None])[0, 0]
     image = image * torch.exp(draw.uniform(0, 0.45) * draw.smooth(1, draw.uniform(24, 48))[0])
     if draw.chance(0.3):
@@ -260,7 +292,11 @@ def scanned(draw: Draw, scan: Tensor) -> Tensor:
     level = draw.uniform(0.05, 0.15) if draw.chance(0.1) else draw.uniform(0, 0.05)
     everywhere = draw.chance(0.5)
     noise = draw.normal(*draw.shape) * level
-    image = (image + (noise if everywhere else noise * (image > 0))).abs_()
+    return (image + (noise if everywhere else noise * (image > 0))).abs_()
+
+
+def finished(draw: Draw, image: Tensor) -> Tensor:
+    """What becomes of the intensities: scaled as the network sees scans, gain, gamma."""
     image = scaled(image) * (draw.uniform(0.8, 1.1) if draw.chance(0.5) else 1.0)
     return (image ** float(np.exp(draw.rng.normal() * 0.3))).clamp_(max=1.5)
 
