@@ -105,6 +105,11 @@ def synthesise(heads: Sequence[LabelMap], seed: Sequence[int], *, crop: bool, co
         Default: drawn.
     """
     draw = Draw(seed, CROP if crop else WHOLE, heads[0].rows.device)
+    with torch.autocast(draw.device.type, enabled=False):  # places in mm need all their digits
+        return _synthesise(draw, heads, crop, contrast)
+
+
+def _synthesise(draw: Draw, heads: Sequence[LabelMap], crop: bool, contrast: str | None) -> Sample:
     head = heads[int(draw.rng.integers(len(heads)))]
     points, flipped = deform(draw, jitter_mm=24.0 if crop else 0.0)
     points += head.middle.view(3, 1, 1, 1)

@@ -131,6 +131,14 @@ def test_the_right_hemisphere_lies_right_also_where_the_head_is_mirrored(heads):
         assert left + 5 < right, seed
 
 
+def test_scans_are_made_with_all_their_digits_in_a_training_of_half_precision(heads, monkeypatch):
+    monkeypatch.setattr(synthetic, "LACKS", {"skull": 1.0})
+    alone = synthetic.synthesise(heads, [4], crop=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = synthetic.synthesise(heads, [4], crop=True)
+    assert all(torch.equal(one, other) for one, other in zip(alone, within, strict=True))
+
+
 def test_t1w_is_brightest_in_white_matter_and_inverted_darkest(heads):
     order = {"t1": [], "inverted": []}
     for contrast, found in order.items():
