@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bids_brainage import __version__
-from bids_brainage.bids import inputs, outputs
+from bids_brainage.bids import derivative, inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
 from bids_brainage.core.device import usable
 from bids_brainage.core.errors import BrainAgeError, UsageError, in_a_line
@@ -53,7 +53,7 @@ def describe_outputs(options: Options, tools: Tools) -> None:
     labels = {"desc-aseg_dseg.tsv": DATA / "aseg.tsv"}
     labels |= {"desc-muse_dseg.tsv": DATA / "muse_rois.tsv"} if "muse_volumes" in tools.needs else {}
     derivatives = parse_derivatives(options.derivatives)
-    outputs.write_dataset_files(
+    derivative.write_dataset_files(
         options.out_dir, options.bids_dir, __version__, derivatives=derivatives, tables=labels, container=container()
     )
 

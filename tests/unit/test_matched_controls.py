@@ -15,7 +15,7 @@ from studies import MIDDLE, REGIONS, SPREAD, healthy
 from test_group_level import Links
 
 from bids_brainage import cli
-from bids_brainage.bids import outputs
+from bids_brainage.bids import derivative
 from bids_brainage.bids.roi_tables import region_names
 from bids_brainage.bids.validate import issues
 from bids_brainage.cohort.matching import group_test
@@ -181,7 +181,7 @@ def test_participants_stay_who_they_were_and_nothing_is_left_of_an_earlier_run(c
 
 def test_the_validator_finds_no_error(cohort, bundle):
     bids, out = cohort
-    outputs.write_dataset_files(out, bids, "0.1")
+    derivative.write_dataset_files(out, bids, "0.1")
     run(cohort, bundle)
     assert (out / entry_of(out)["Files"]["love_plot"]).is_file()
     assert [issue for issue in issues(out) if issue.severity == "error"] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from trees import make_dataset, snapshot, t1w, tiny_nifti, write
 
-from bids_brainage.bids import outputs
+from bids_brainage.bids import derivative, outputs
 from bids_brainage.bids.inputs import find_scans
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.bids.validate import issues
@@ -72,7 +72,9 @@ def test_whole_tree_is_valid_bids(dataset: Path, made: dict[str, Path], tmp_path
     tables = {"desc-muse_dseg.tsv": tmp_path / "labels.tsv"}
     container = {"Type": "docker", "Tag": "bids-brainage:0.1"}
     prep = make_dataset(tmp_path / "prep", kind="derivative")
-    outputs.write_dataset_files(out, dataset, "0.1", container=container, derivatives={"fmriprep": prep}, tables=tables)
+    derivative.write_dataset_files(
+        out, dataset, "0.1", container=container, derivatives={"fmriprep": prep}, tables=tables
+    )
     for scan in find_scans(dataset).scans:
         publish(scan, made, out)
         write(out / f"sub-{scan.subject}.html", "<html></html>")
@@ -86,7 +88,7 @@ def test_ignored_are_only_what_bids_has_no_name_for(dataset: Path, made: dict[st
     rest = {"*_xfm.*", "*.html", "figures", "logs", "group_*.json", "group_*.tsv", "group_*.nii.gz", "group_*.png"}
     assert set(outputs.bidsignore().split()) == own | rest
     out = tmp_path / "out"
-    outputs.write_dataset_files(out, dataset, "0.1")
+    derivative.write_dataset_files(out, dataset, "0.1")
     publish(find_scans(dataset).scans[0], made, out)
     (out / ".bidsignore").unlink()
     flagged = {Path(issue.location).name.rpartition("_")[2] for issue in issues(out) if issue.code == "NOT_INCLUDED"}
@@ -208,27 +210,27 @@ def test_fingerprints_are_compared_in_words(tmp_path: Path) -> None:
 
 def test_dataset_files_are_written_once(dataset: Path, tmp_path: Path) -> None:
     out = dataset / "derivatives" / "bids-brainage"
-    assert len(outputs.write_dataset_files(out, dataset, "0.1")) == 3
+    assert len(derivative.write_dataset_files(out, dataset, "0.1")) == 3
     before = snapshot(out)
-    assert outputs.write_dataset_files(out, dataset, "0.1") == []
+    assert derivative.write_dataset_files(out, dataset, "0.1") == []
     after = snapshot(out)
     assert {k: v for k, v in after.items() if k != "."} == {k: v for k, v in before.items() if k != "."}
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"] == [{"Name": "bids-brainage", "Version": "0.1"}]
     assert description["DatasetLinks"] == {"raw": "../.."}
-    assert outputs.write_dataset_files(out, dataset, "0.2")
+    assert derivative.write_dataset_files(out, dataset, "0.2")
 
 
 def test_doi_of_the_source_is_kept(dataset: Path, tmp_path: Path) -> None:
     write(dataset / "dataset_description.json", {"Name": "x", "BIDSVersion": "1.8.0", "DatasetDOI": "doi:10.1/x"})
-    outputs.write_dataset_files(tmp_path / "out", dataset, "0.1")
+    derivative.write_dataset_files(tmp_path / "out", dataset, "0.1")
     description = json.loads((tmp_path / "out/dataset_description.json").read_text())
     assert description["SourceDatasets"] == [{"URL": dataset.as_uri(), "DOI": "doi:10.1/x"}]
 
 
 def _describe(arguments: tuple[Path, Path, str]) -> None:
-    outputs.write_dataset_files(*arguments)
+    derivative.write_dataset_files(*arguments)
 
 
 def test_eight_processes_at_once(dataset: Path, tmp_path: Path) -> None:
@@ -236,22 +238,22 @@ def test_eight_processes_at_once(dataset: Path, tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(8) as pool:
         pool.map(_describe, [(out, dataset, "0.1")] * 32, chunksize=1)
     assert sorted(p.name for p in out.iterdir()) == [".bidsignore", "README.md", "dataset_description.json"]
-    assert outputs.write_dataset_files(out, dataset, "0.1") == []
+    assert derivative.write_dataset_files(out, dataset, "0.1") == []
 
 
 def test_output_folders_that_are_refused(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(dataset)
     for same in (dataset, tmp_path / "link", dataset / "sub-01" / ".."):
         with pytest.raises(UsageError, match="dataset itself"):
-            outputs.check_out_dir(dataset, same)
+            derivative.check_out_dir(dataset, same)
     with pytest.raises(UsageError, match="fMRIPrep"):
-        outputs.check_out_dir(dataset, make_dataset(tmp_path / "prep", kind="derivative"))
+        derivative.check_out_dir(dataset, make_dataset(tmp_path / "prep", kind="derivative"))
     with pytest.raises(UsageError, match="own"):
-        outputs.check_out_dir(dataset, make_dataset(tmp_path / "other raw"))
+        derivative.check_out_dir(dataset, make_dataset(tmp_path / "other raw"))
     write(tmp_path / "file", "")
     with pytest.raises(UsageError, match="cannot be written"):
-        outputs.check_out_dir(dataset, tmp_path / "file" / "out")
-    outputs.check_out_dir(dataset, tmp_path / "new" / "out")
+        derivative.check_out_dir(dataset, tmp_path / "file" / "out")
+    derivative.check_out_dir(dataset, tmp_path / "new" / "out")
     assert list((tmp_path / "new" / "out").iterdir()) == []
 
 
@@ -259,7 +261,7 @@ def test_folder_that_is_read_only(dataset: Path) -> None:
     if not Path("/proc/self").is_dir():
         pytest.skip("needs a file system that nobody can write to")
     with pytest.raises(UsageError, match="cannot be written"):
-        outputs.check_out_dir(dataset, Path("/proc/self/out"))
+        derivative.check_out_dir(dataset, Path("/proc/self/out"))
 
 
 def test_the_fused_mask_goes_before_the_networks(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def publish_minimal(scan: Scan, made: dict[str, Path], out: Path) -> tuple[Path,
 
 def test_minimal_outputs_are_results_alone_and_valid(dataset: Path, made: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    outputs.write_dataset_files(out, dataset, "0.1")
+    derivative.write_dataset_files(out, dataset, "0.1")
     for scan in find_scans(dataset).scans:
         written = publish_minimal(scan, made, out)
         assert written[-1] == outputs.path_for(scan, "brainage_json", out, TEMPLATE)
