@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from markupsafe import Markup, escape
 
 from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import read_tsv
+from bids_brainage.core.errors import BrainAgeError
 from bids_brainage.core.files import read_json, write_text
 from bids_brainage.core.quality import GATES
 from bids_brainage.core.types import Scan
@@ -34,11 +36,18 @@ def page_of(subject: str, out_dir: Path) -> Path:
 
 def write_report(subject: str, scans: Sequence[Scan], out_dir: Path, template: str) -> Path:
     """Write ``sub-<label>.html`` from the derivatives of a participant's complete scans; the same bytes each time."""
-    rows = {scan.stem: read_tsv(path_for(scan, "brainage", out_dir, template)) for scan in scans}
-    simulated = any(row["training_data"] == "simulated" for table in rows.values() for row in table)
-    sections = [_scan_section(scan, rows[scan.stem], out_dir, template) for scan in scans]
+    sections: list[Section] = []
+    simulated = False
+    for scan in scans:
+        with _as_written(scan, out_dir, template):
+            rows = read_tsv(path_for(scan, "brainage", out_dir, template))
+            if not rows:
+                raise LookupError("no row")
+            simulated |= any(row["training_data"] == "simulated" for row in rows)
+            sections.append(_scan_section(scan, rows, out_dir, template))
     if (out_dir / "logs" / "CITATION.md").is_file():
-        sections.append(_methods(scans[0], out_dir, template))
+        with _as_written(scans[0], out_dir, template):
+            sections.append(_methods(scans[0], out_dir, template))
     html = page(
         f"sub-{subject}",
         sections,
@@ -47,6 +56,19 @@ def write_report(subject: str, scans: Sequence[Scan], out_dir: Path, template: s
         footer="Brain ages are not corrected for bias here; corrected gaps are in the group report.",
     )
     return write_text(page_of(subject, out_dir), html)
+
+
+@contextmanager
+def _as_written(scan: Scan, out_dir: Path, template: str) -> Iterator[None]:
+    """Say which scan's tables somebody changed, so that a column is gone or a number is none."""
+    try:
+        yield
+    except (LookupError, ValueError) as error:
+        mark = path_for(scan, "brainage_json", out_dir, template)
+        raise BrainAgeError(
+            f"{mark.with_suffix('.tsv')}: this table or one beside it is not as it was written ({error!r}); remove "
+            f"{mark.name} and run again to have the scan done anew"
+        ) from None
 
 
 def _scan_section(scan: Scan, rows: Sequence[Mapping[str, str]], out_dir: Path, template: str) -> Section:

@@ -7,6 +7,7 @@ import pytest
 
 from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import write_tsv
+from bids_brainage.core.errors import BrainAgeError
 from bids_brainage.core.files import write_json, write_text
 from bids_brainage.core.types import Age, Scan
 from bids_brainage.reports.participant import _bars, write_report
@@ -62,6 +63,24 @@ def test_measures_stand_beside_their_bounds_and_open_where_one_is_beyond(tmp_pat
     assert "900 to 2300" in html
     assert "<details open>" in html
     assert "brain volume unusual" in html
+
+
+@pytest.mark.parametrize("harm", ["no_column", "no_number", "no_rows", "no_fingerprint"])
+def test_a_table_that_somebody_changed_is_named_with_what_to_do(tmp_path, scan, harm):
+    page(tmp_path, scan, ROW)
+    table, mark = (path_for(scan, name, tmp_path, TEMPLATE) for name in ("brainage", "brainage_json"))
+    text = table.read_text(encoding="utf-8")
+    match harm:
+        case "no_column":
+            table.write_text(text.replace("flags", "Flags"), encoding="utf-8")
+        case "no_number":
+            table.write_text(text.replace("61.20", "sixty"), encoding="utf-8")
+        case "no_rows":
+            table.write_text(text.partition("\n")[0] + "\n", encoding="utf-8")
+        case "no_fingerprint":
+            mark.write_text("{}", encoding="utf-8")
+    with pytest.raises(BrainAgeError, match=r"sub-01_run-02_brainage\.tsv: .*remove sub-01_run-02_brainage\.json"):
+        write_report("01", [scan], tmp_path, TEMPLATE)
 
 
 def test_a_model_of_simulated_people_says_so(tmp_path, scan):
