@@ -11,12 +11,13 @@ from bids_brainage import __version__
 from bids_brainage.bids import derivative, inputs, outputs
 from bids_brainage.bids.reuse import parse_derivatives
 from bids_brainage.core.device import usable
-from bids_brainage.core.errors import BrainAgeError, UsageError, in_a_line
+from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import make_writable, read_json, refresh, sha256_of
 from bids_brainage.core.types import Scan
 from bids_brainage.options import WORK, Options
 from bids_brainage.workflows.fingerprint import fingerprint, read
 from bids_brainage.workflows.job import WORKFLOW, Job, Tools, missing
+from bids_brainage.workflows.pages import write_reports
 from bids_brainage.workflows.scratch import clean
 
 DATA = Path(__file__).parents[1] / "data"
@@ -212,45 +213,6 @@ def work_dir(options: Options) -> Path:
     except OSError as error:
         raise UsageError(f"{work}: cannot be the work folder ({error.strerror}); give another with -w") from None
     return work
-
-
-def write_reports(jobs: Sequence[Job], options: Options) -> list[str]:
-    """One page a participant where a scan was done or the page is not there; returns why any could not be written."""
-    from bids_brainage.reports.participant import page_of, write_report
-
-    faults = []
-    try:
-        further = others(jobs, options)
-    except BrainAgeError as error:
-        return [f"no page was written: {error}"]
-    of_subject: dict[str, list[Job]] = {}
-    for job in jobs:
-        of_subject.setdefault(job.scan.subject, []).append(job)
-    for subject, own in of_subject.items():
-        scans = [job.scan for job in own if not missing(job, options)] + further.get(subject, [])
-        if scans and (any(job.why for job in own) or not page_of(subject, options.out_dir).is_file()):
-            scans.sort(key=lambda scan: scan.stem)
-            try:
-                write_report(subject, scans, options.out_dir, options.template)
-            except BrainAgeError as error:
-                faults.append(str(error))
-            except OSError as error:  # another process of this participant, or a disk that is full
-                faults.append(f"{page_of(subject, options.out_dir)}: not written ({in_a_line(error)}); run again")
-    return faults
-
-
-def others(jobs: Sequence[Job], options: Options) -> dict[str, list[Scan]]:
-    """By participant, scans with a result that this run was not asked for: their page shows them, too."""
-    asked = {job.scan.stem for job in jobs}
-    if not asked or not (options.session_label or options.bids_filter_file):
-        return {}
-    subjects = tuple(dict.fromkeys(job.scan.subject for job in jobs))
-    found: dict[str, list[Scan]] = {}
-    for scan in inputs.find_scans(options.bids_dir, participant_label=subjects).scans:
-        mark = outputs.path_for(scan, outputs.MARK, options.out_dir, options.template)
-        if scan.stem not in asked and mark.is_file():
-            found.setdefault(scan.subject, []).append(scan)
-    return found
 
 
 def close(jobs: Sequence[Job], broken: Sequence[str], options: Options) -> int:

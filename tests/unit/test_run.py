@@ -20,9 +20,12 @@ from bids_brainage.core.files import write_json
 from bids_brainage.core.types import Age, Scan
 from bids_brainage.models.registry import PACKAGED
 from bids_brainage.options import Options
+from bids_brainage.reports import participant
+from bids_brainage.reports.participant import write_report
 from bids_brainage.workflows.fingerprint import fingerprint
 from bids_brainage.workflows.job import Job
-from bids_brainage.workflows.run import close, failure, find_tools, place_of_work, write_reports
+from bids_brainage.workflows.pages import write_reports
+from bids_brainage.workflows.run import close, failure, find_tools, place_of_work
 
 
 def call(tmp_path, *words):
@@ -198,6 +201,31 @@ def test_the_page_keeps_sessions_that_were_not_asked_for(tmp_path):
     path_for(chosen[0].scan, "brainage", options.out_dir, options.template).unlink()
     assert write_reports(chosen, replace(options, session_label=("b",))) == []
     assert "sub-01_ses-a" in page.read_text()
+
+
+def test_the_page_shows_a_session_that_another_process_finished_meanwhile(tmp_path, monkeypatch):
+    bids = make_dataset(tmp_path / "bids", [t1w("01", "a"), t1w("01", "b"), t1w("02", "a")])
+    options = Options(bids, tmp_path / "out", "participant", session_label=("a",))
+    scans = {scan.stem: scan for scan in find_scans(bids).scans}
+
+    def finish(scan):
+        write_tsv(path_for(scan, "brainage", options.out_dir, options.template), [ROW], list(ROW))
+        write_json(path_for(scan, "brainage_json", options.out_dir, options.template), {"Fingerprint": {}})
+
+    def write_slowly(subject, *args):
+        written.append(subject)
+        page = write_report(subject, *args)
+        finish(scans["sub-01_ses-b"])
+        return page
+
+    written = []
+    monkeypatch.setattr(participant, "write_report", write_slowly)
+    own = [scans["sub-01_ses-a"], scans["sub-02_ses-a"]]
+    for scan in own:
+        finish(scan)
+    assert write_reports([Job(scan, {}, "redone", ("brainage",)) for scan in own], options) == []
+    assert "sub-01_ses-b" in (options.out_dir / "sub-01.html").read_text()
+    assert written == ["01", "02", "01"]
 
 
 def test_an_atlas_of_another_network_is_refused(tmp_path):
