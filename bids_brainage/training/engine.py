@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import atomic, read_json, write_json
 from bids_brainage.image.network import has_bfloat16
+from bids_brainage.training.checkpoints import Averaging, Checkpoint, Patience
 
 LOG = logging.getLogger("bids_brainage")
 LAST, BEST, CURVES, SETTINGS = "last", "best", "curves.csv", "settings.json"
@@ -77,7 +77,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run stands: weights of the best validation, its figures, steps and seconds in all, whether complete."""
+    """Where a run stands: weights of the best validation, its figures and step; seconds in all, whether complete."""
 
     weights: dict[str, torch.Tensor]
     metrics: Mapping[str, float]
@@ -209,12 +209,12 @@ def run(
     _quiet()
     seed_everything(plan.seed, workers=True, verbose=False)
     progress = Progress(plan)
-    keep: dict[str, Any] = {"dirpath": plan.folder, "enable_version_counter": False, "auto_insert_metric_name": False}
-    best = ModelCheckpoint(**keep, filename=BEST, monitor=plan.monitor, mode=plan.mode, save_top_k=1)
-    last = ModelCheckpoint(**keep, filename=LAST, monitor="step", mode="max", save_top_k=1)
+    best = Checkpoint(plan.folder, BEST, plan.monitor, plan.mode)
+    last = Checkpoint(plan.folder, LAST, "step", "max")
     # without patience it never stops a run
-    patience = plan.patience or plan.steps
-    early = EarlyStopping(plan.monitor, patience=patience, mode=plan.mode, check_on_train_epoch_end=False)
+    patience = Patience(
+        plan.monitor, patience=plan.patience or plan.steps, mode=plan.mode, check_on_train_epoch_end=False
+    )
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -224,7 +224,8 @@ def run(
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
         reload_dataloaders_every_n_epochs=1,
-        callbacks=[EMAWeightAveraging(decay=plan.averaging), progress, early, best, last],
+        use_distributed_sampler=False,  # each device has its own seeds and sees each step and validation
+        callbacks=[Averaging(plan.averaging), progress, patience, best, last],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -241,7 +242,7 @@ def run(
         next(row for row in read_curves(plan.folder / CURVES) if row["step"] == kept["global_step"]),
         int(kept["global_step"]),
         progress.seconds,
-        trainer.global_step >= plan.steps or early.wait_count >= early.patience,
+        trainer.global_step >= plan.steps or patience.stopped,
     )
 
 
@@ -264,7 +265,7 @@ def same_run(folder: Path, settings: Mapping[str, Any], what: str) -> None:
 
 
 def _validate_the_end(
-    trainer: Trainer, module: LightningModule, validation: DataLoader[Any], plan: Plan, best: ModelCheckpoint
+    trainer: Trainer, module: LightningModule, validation: DataLoader[Any], plan: Plan, best: Checkpoint
 ) -> None:
     """Validate and keep also what the steps after the last whole round brought; the module has the averaged weights."""
     rows = read_curves(plan.folder / CURVES)
@@ -273,11 +274,7 @@ def _validate_the_end(
     found = trainer.validate(module, validation, verbose=False)[0]
     sign = -1 if plan.lower_is_better else 1
     if best.best_model_score is None or sign * found[plan.monitor] > sign * float(best.best_model_score):
-        path, score = str(plan.folder / f"{BEST}.ckpt"), torch.tensor(found[plan.monitor])
-        best.best_model_path = best.kth_best_model_path = path  # a later call holds its weights against these
-        best.best_model_score = best.kth_value = score
-        best.best_k_models = {path: score}
-        trainer.save_checkpoint(path)
+        best.hold(trainer, torch.tensor(found[plan.monitor]))
     trainer.save_checkpoint(plan.folder / f"{LAST}.ckpt")
 
 

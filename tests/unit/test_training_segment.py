@@ -14,9 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
 
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.errors import UsageError
@@ -322,49 +320,6 @@ def test_too_few_label_maps_and_another_network_are_refused(folder, tmp_path, ca
     assert main(arguments(empty, tmp_path / "net", 4)) == 2
     assert "holds no label map" in capsys.readouterr().err
     assert not (tmp_path / "net").exists()
-
-
-class Scripted(LightningModule):
-    """Its score is what the script says for the step: what is kept does not depend on learning."""
-
-    def __init__(self, script: dict[int, float]) -> None:
-        super().__init__()
-        self.network, self.script = torch.nn.Linear(1, 1), script
-
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        return self.network(torch.ones(1, 1)).sum()
-
-    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.log("dice", torch.tensor(self.script[self.global_step_now()]))
-
-    def global_step_now(self) -> int:
-        return int(self.trainer.global_step)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.01)
-
-
-def test_the_end_of_a_run_stays_the_best_of_a_longer_one(tmp_path: Path) -> None:
-    script = {5: 0.5, 10: 0.6, 12: 0.8, 15: 0.7, 17: 0.7, 20: 0.74, 22: 0.7, 24: 0.7}
-
-    def run(steps: int) -> engine.Outcome:
-        plan = engine.Plan(tmp_path, steps, every=5)
-        return engine.run(Scripted(script), lambda first: DataLoader(range(5)), DataLoader(range(1)), plan)
-
-    assert run(12).steps == 12
-    again = run(24)
-    assert again.steps == 12
-    assert again.metrics["dice"] == pytest.approx(0.8)
-
-
-def test_a_run_of_other_heads_is_not_gone_on_with(tmp_path: Path) -> None:
-    """Heads that trained would validate."""
-    engine.same_run(tmp_path, {"held_back": ["d"]}, "label maps")
-    engine.same_run(tmp_path, {"held_back": ["c", "d"]}, "label maps")  # nothing was trained yet
-    (tmp_path / "last.ckpt").write_bytes(b"")
-    with pytest.raises(UsageError, match="a run with other label maps; give another --work"):
-        engine.same_run(tmp_path, {"held_back": ["d"]}, "label maps")
-    engine.same_run(tmp_path, {"held_back": ["c", "d"]}, "label maps")
 
 
 def test_what_weights_have_seen_goes_back_to_their_first_start() -> None:
