@@ -35,8 +35,8 @@ from benchmarks.perturb import CHANGES
 from benchmarks.stability_rows import CLEAN, Row, figure, markdown, number, write_rows
 from bids_brainage.core.errors import BrainAgeError
 from bids_brainage.core.files import read_json, sha256, sha256_of, write_json, write_text
+from bids_brainage.core.source import package_source
 from bids_brainage.image import brain, conform, io, masks
-from bids_brainage.workflows.node import package_source
 
 SEGMENT = Path(bids_brainage.__file__).parent / "data" / "bundles" / "segment"
 REGIONS_BELOW = 300
@@ -63,7 +63,8 @@ class Case(NamedTuple):
     @property
     def image(self) -> Path:
         """The changed image in the dataset of changed scans."""
-        return self.folder / "bids" / f"sub-{self.label}" / "anat" / f"sub-{self.label}_{self.suffix}.nii.gz"
+        end = "".join(self.source.suffixes) if self.change == CLEAN else ".nii.gz"
+        return self.folder / "bids" / f"sub-{self.label}" / "anat" / f"sub-{self.label}_{self.suffix}{end}"
 
     @property
     def made(self) -> Path:
@@ -124,9 +125,8 @@ def make_clean(case: Case) -> str:
 
 def make_changed(case: Case, clean: Case) -> None:
     """Write a changed scan, unless it is there from the same source by the same code."""
-    key = sha256_of(
-        [sha256(case.source), sha256(Path(perturb.__file__)), sha256(clean.segmented / "brain_mask.nii.gz")]
-    )
+    code = [sha256(Path(perturb.__file__)), package_source("image"), package_source("training")]
+    key = sha256_of([sha256(case.source), *code, sha256(clean.segmented / "brain_mask.nii.gz")])
     if case.image.is_file() and case.made.is_file() and read_json(case.made)["key"] == key:
         return
     scan = io.read(clean.segmented / "t1w_native.nii.gz")

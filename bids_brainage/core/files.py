@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,11 @@ def sha256(path: Path) -> str:
 def sha256_of(content: Any) -> str:
     """Hexadecimal sha256 of a JSON-serialisable value, independent of key order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def contents_of(paths: Iterable[Path]) -> str:
+    """One sha256 of what several files hold, whatever their names and order."""
+    return sha256_of(sorted(sha256(path) for path in paths))
 
 
 def git_blob(path: Path) -> str:

@@ -172,7 +172,8 @@ def resample(
 def _nearest(data: NDArray, matrix: NDArray, offset: NDArray, shape: tuple[int, int, int]) -> NDArray:
     kind = data.dtype
     stored = data.astype(np.uint8) if kind == np.bool_ else data
-    found = ndimage.affine_transform(stored, matrix, offset, shape, order=0, mode="constant")
+    # a voxel ends half a voxel beyond its centre; "constant" has 0 beyond the outermost centres
+    found = ndimage.affine_transform(stored, matrix, offset, shape, order=0, mode="grid-constant")
     return np.asarray(found).astype(kind, copy=False)
 
 

@@ -57,7 +57,7 @@ class Measured(NamedTuple):
     regions : array, (145,)
         Dice of each region.
     structures : array
-        Dice of each of :data:`STRUCTURES`.
+        Dice of each of :data:`STRUCTURES`, what lies beyond the app's mask of the skull's inside counted as missed.
     tissues : array, (3,)
         Dice of grey matter, white matter and CSF within the skull.
     brain : float
@@ -88,18 +88,21 @@ def measure(atlas: Atlas, one: Example) -> Measured:
     found, owner = likely[: len(one.truth)].argmax(axis=1), muse.classes()
     both, mine = (np.bincount(of, minlength=147)[:145] for of in (found[found == one.truth], found))
     mask = fused_mask(likely, one.head, one.icv.grid, one.icv.data > 0)
-    groups = [[numbers(members) for members in STRUCTURES.values()], TISSUES]
-    overlaps = [
-        np.array([dice(np.isin(owner[found], group), np.isin(owner[one.truth], group)) for group in of])
-        for of in groups
-    ]
+    theirs = one.reference[:145] / one.head.masks[0].grid.voxel_volume  # within the app's mask and beyond it
+    structures = [numbers(members) for members in STRUCTURES.values()]
     return Measured(
         np.array([*measured(likely, one.head), one.head.skull]),
-        2 * both / np.maximum(mine + one.reference[:145] / one.head.masks[0].grid.voxel_volume, 1),
-        overlaps[0],
-        overlaps[1],
+        2 * both / np.maximum(mine + theirs, 1),
+        np.array([_dice(owner[found], owner[one.truth], of, theirs[np.isin(owner[:145], of)]) for of in structures]),
+        np.array([dice(np.isin(owner[found], of), np.isin(owner[one.truth], of)) for of in TISSUES]),
         dice(resampled(mask, one), one.brain()),
     )
+
+
+def _dice(found: NDArray[np.int16], truth: NDArray[np.int16], of: Sequence[int], theirs: NDArray[np.float64]) -> float:
+    """Dice of classes by voxel; ``theirs``: voxels of all their regions in the reference, beyond the mask too."""
+    mine = np.isin(found, of)
+    return float(2 * (mine & np.isin(truth, of)).sum() / max(1.0, mine.sum() + theirs.sum()))
 
 
 def resampled(mask: NDArray[np.bool_], one: Example) -> NDArray[np.bool_]:

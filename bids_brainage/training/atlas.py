@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
-from bids_brainage.core.files import atomic, write_text
+from bids_brainage.core.files import atomic, contents_of, write_text
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas
 from bids_brainage.image.template import DEFAULT
@@ -80,7 +80,8 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     known = shifts(copies, judged.raw)
     write(average(examples)._replace(intercept=intercept, slope=slope, **known._asdict()), out)
-    card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who))
+    shipped = contents_of(path for _, *paths in used for path in paths) == SHIPPED_HEADS
+    card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who), shipped)
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
 
@@ -112,10 +113,7 @@ def write(atlas: Atlas, out: Path) -> None:
     write_text(out / "labels.tsv", "\n".join(["index\tname", *rows]) + "\n")
 
 
-SHIPPED_HEADS = {
-    "sub-IXI012",
-    *(f"sub-nichart{n}" for n in ("04", "06", "07", "14", "15", "16", "17", "19", "21", "22")),
-}
+SHIPPED_HEADS = "841f5af0bb52cb1ce80b12fc87e4953b2746180a172b75df4cfbe44e88e2dd28"
 SHIPPED_LICENCE = "CC BY-SA 3.0; the terms of SBIA Agreement 1.1, Part B, go with it"
 SHIPPED_DATA = [
     {
@@ -138,10 +136,9 @@ def _one_person(names: Sequence[str], who: NDArray[np.int_]) -> list[list[str]]:
 
 
 def describe(
-    names: Sequence[str], who: NDArray[np.int_], judged: Judged, stripped: NDArray[np.float64]
+    names: Sequence[str], who: NDArray[np.int_], judged: Judged, stripped: NDArray[np.float64], shipped: bool
 ) -> dict[str, Any]:
     """The card, without its files; heads that are not those of the shipped atlas are given no licence of theirs."""
-    shipped = set(names) == SHIPPED_HEADS
     metrics = {
         "how": "each person left out of the atlas and of the calibration that judge it; reference DLMUSE",
         "heads": len(names),

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_brainage import __version__
 from bids_brainage.core.bundle import load
 from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import read_json, sha256, write_json
+from bids_brainage.core.source import package_source
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import template_points
 from bids_brainage.image.brain import segment
@@ -96,13 +96,13 @@ def prepare(
 def through_stages(
     t1w: Path, folder: Path, *, segment_bundle: Path, seed: int = 0, threads: int = 1
 ) -> dict[str, Path]:
-    """Run the app's stages on a scan, unless their files are there and were made of this scan by this network.
+    """Run the app's stages on a scan, unless their files are there, of this scan by this network and this code.
 
     The stages are segmentation, N4 and registration.
     """
     paths = {key: folder / f"{key}{end}" for key, end in FILES.items()}
     mark, network = folder / "made_of.json", load(segment_bundle).digest
-    made_of = {"scan": sha256(t1w), "segmentation": network, "seed": seed, "version": __version__}
+    made_of = {"scan": sha256(t1w), "segmentation": network, "seed": seed, "code": package_source("image")}
     if not all(path.is_file() for path in (mark, *paths.values())) or read_json(mark) != made_of:
         folder.mkdir(parents=True, exist_ok=True)
         mark.unlink(missing_ok=True)

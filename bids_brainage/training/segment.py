@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core.bundle import Bundle
 from bids_brainage.core.errors import UsageError
-from bids_brainage.core.files import atomic, copy, sha256, sha256_of
+from bids_brainage.core.files import atomic, contents_of, copy, sha256
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.locate import SHAPE, SPACING
 from bids_brainage.image.network import WEIGHTS, SegmentationNet, build
@@ -105,8 +105,9 @@ def fit(recipe: Recipe) -> Bundle:
             "seed": recipe.plan.seed,
             "batch": recipe.batch,
             "tiny": recipe.tiny,
+            "started_from": started["bundle"] if started else None,
         },
-        "label maps, seed or batch",
+        "label maps, seed, batch or --start",
     )
     module = Segmenter(network, read_maps(train), read_maps(held_back), recipe.plan, batch=recipe.batch)
     outcome = engine.run(module, lambda first: steps_from(recipe.plan, first), validation_scans(), recipe.plan)
@@ -162,7 +163,7 @@ def describe(
 ) -> dict[str, Any]:
     """The card, without its files."""
     plan = recipe.plan
-    network = TINY if recipe.tiny else NETWORK
+    network, source = TINY if recipe.tiny else NETWORK, _source(recipe.labels)
     return {
         "name": recipe.out.name,
         "architecture": "segment",
@@ -178,15 +179,16 @@ def describe(
         "network": {**network, "parameters": sum(value.numel() for value in outcome.weights.values())},
         "normalisation": "resampled to 2 mm along the scan's own axes (RAS, anti-aliased), divided by the 99th "
         "percentile of the foreground, cut to 0-1.5",
-        "licence": "Apache-2.0" if _shipped(recipe.labels) else "that of the label maps; state it before you share",
+        "licence": source.get("licence", "that of the label maps; state it before you share"),
         "training": {
             "kind": "simulated",
             "n": len(train),
-            "data": [_source(recipe.labels)],
+            "data": [source],
             "label_maps": list(train),
             "held_back": list(held_back),
             "method": "domain randomisation: see bids_brainage/training/synthetic.py",
             "steps": outcome.steps,
+            "steps_asked_for": plan.steps,
             "batch": recipe.batch,
             "seconds": round(outcome.seconds),
             "device": plan.device,
@@ -200,8 +202,9 @@ def describe(
         },
         "metrics": {
             "synthetic": {
-                "how": f"mean Dice over classes of {len(VALIDATION)} synthetic scans of the label maps held back; "
-                "dice: all contrasts, dice_t1: T1w, dice_other: random and inverted",
+                "how": f"mean Dice over classes of {len(VALIDATION)} synthetic scans of the label maps held back, at "
+                "the validation that chose the weights; dice: all contrasts, dice_t1: T1w, dice_other: random and "
+                "inverted",
                 **{name: round(value, 4) for name, value in outcome.metrics.items() if name.startswith("dice")},
             }
         },
@@ -219,18 +222,13 @@ KNOWN = {
     "source": "SynthSeg, https://github.com/BBillot/SynthSeg (Billot et al. 2023, doi:10.1016/j.media.2023.102789)",
     "licence": "Apache-2.0",
 }
-KNOWN_FILES = [f"seg-{number:02d}.nii.gz" for number in range(1, 21)]
-
-
-def _shipped(labels: Path) -> bool:
-    return [path.name for path in find_maps(labels)] == KNOWN_FILES
+KNOWN_MAPS = "030d8e1f815fc68183cd36823a84ba085a78e501297a0139650e2991a3dcab2f"
 
 
 def _source(labels: Path) -> dict[str, Any]:
-    """Where label maps come from, if they are those of the shipped network; else their names' digest."""
-    if _shipped(labels):
-        return KNOWN
-    return {"title": "label maps of the user", "names_sha256": sha256_of([p.name for p in find_maps(labels)])}
+    """Where label maps come from, if they are those of the shipped network; else what they hold, as a digest."""
+    found = contents_of(find_maps(labels))
+    return KNOWN if found == KNOWN_MAPS else {"title": "label maps of the user", "sha256": found}
 
 
 def command(recipe: Recipe) -> str:

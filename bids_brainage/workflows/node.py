@@ -21,22 +21,15 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, DynamicTraitedSpec, S
 from nipype.interfaces.io import add_traits
 from nipype.pipeline import engine as pe
 
-import bids_brainage
 from bids_brainage.core.errors import in_a_line
 from bids_brainage.core.files import sha256, sha256_of
+from bids_brainage.core.source import package_source
 
 REASON = "reason.txt"
 ARTEFACT = object()
 TEMPLATE, THREADS = "template", "threads"
 stopped: list[KeyboardInterrupt] = []
 """What stopped a stage in this process: Nipype takes it for an error of the stage and goes on with the next."""
-
-
-@cache
-def package_source() -> str:
-    """sha256 of all Python source of the package: a changed line runs the stages again."""
-    root = Path(bids_brainage.__file__).parent
-    return sha256_of({str(p.relative_to(root)): sha256(p) for p in sorted(root.rglob("*.py"))})
 
 
 def locate(stage: str) -> Callable[..., Any]:

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bids_brainage import __version__
 from bids_brainage.core.bundle import load
 from bids_brainage.core.bundle import save as save_bundle
 from bids_brainage.core.errors import ScanError
 from bids_brainage.core.files import sha256, write_json
+from bids_brainage.core.source import package_source
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
@@ -26,11 +26,13 @@ from bids_brainage.training.agreement import (
     average,
     calibration,
     leave_one_out,
+    measure,
     people,
     without_each,
 )
 from bids_brainage.training.atlas import describe, write
 from bids_brainage.training.heads import FILES, RESOLUTION, Example, through_stages
+from bids_brainage.training.judge import STRUCTURES
 from bids_brainage.training.stripped import Copies, judge_stripped, shifts
 
 VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
@@ -160,7 +162,7 @@ def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(e
     copies = Copies(judged.raw[:, None] * np.array([1.1, 0.95])[:, None], np.tile([0.01, 0.2], (3, 1)))
     atlas = average(examples)._replace(**shifts(copies, judged.raw)._asdict())
     write(atlas, tmp_path)
-    card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who))
+    card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who), False)
     card["training"]["segmentation"] = "none"
     save_bundle(tmp_path, card)
     found = read_atlas(tmp_path)
@@ -186,6 +188,15 @@ def test_heads_alike_agree_with_each_other(examples):
     assert all(one.brain > 0.97 for one in judged.measured)
     known = examples[0].reference > 0
     assert np.allclose(judged.volumes[:, known], judged.reference[:, known], rtol=0.03)
+
+
+def test_what_lies_beyond_the_mask_of_the_skulls_inside_counts_as_missed(examples):
+    """Half of the reference's white matter is where nothing was looked for."""
+    atlas, one = average(examples[1:]), examples[0]
+    white = list(STRUCTURES).index("cerebral white matter")
+    assert measure(atlas, one).structures[white] > 0.97
+    more = one._replace(reference=2 * one.reference)
+    assert measure(atlas, more).structures[white] == pytest.approx(2 / 3, abs=0.02)
 
 
 def test_a_head_is_judged_by_the_others_alone(examples):
@@ -238,9 +249,10 @@ def test_stages_of_another_network_or_scan_are_not_taken(tmp_path):
         path.write_bytes(b"old")
     with pytest.raises(ScanError):
         through_stages(scan, folder, segment_bundle=segment)
-    mark = {"scan": sha256(scan), "segmentation": load(segment).digest, "seed": 0, "version": __version__}
+    mark = {"scan": sha256(scan), "segmentation": load(segment).digest, "seed": 0, "code": package_source("image")}
     write_json(folder / "made_of.json", mark)
     assert through_stages(scan, folder, segment_bundle=segment)["brain_mask"].read_bytes() == b"old"
-    write_json(folder / "made_of.json", {**mark, "segmentation": "another"})
-    with pytest.raises(ScanError):
-        through_stages(scan, folder, segment_bundle=segment)
+    for other in ({"segmentation": "another"}, {"code": "another"}):
+        write_json(folder / "made_of.json", {**mark, **other})
+        with pytest.raises(ScanError):
+            through_stages(scan, folder, segment_bundle=segment)

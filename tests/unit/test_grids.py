@@ -49,6 +49,24 @@ def test_linear_values_survive_any_grid(slope, zooms, shift, angle, cubic):
     assert np.abs(got - ramp(target, slope))[safe].max(initial=0) < 0.02 * (1 + np.abs(slope).sum())
 
 
+@SOME
+@given(
+    flip=st.sampled_from([(1, 1, 1), (-1, 1, 1), (1, -1, -1)]),
+    origin=st.tuples(*[st.floats(-90, 90)] * 3),
+    angle=st.sampled_from([0.0, 0.3, -0.7]),
+    parts=st.integers(1, 3),
+)
+def test_a_mask_is_kept_up_to_the_edge_of_its_outer_voxels(flip, origin, angle, parts):
+    """The same field of view, flipped or in smaller voxels, loses no slice of a head that reaches its border."""
+    source = grid(origin=origin, angle=angle)
+    ones = io.Volume(np.ones(source.shape, np.uint8), source.affine)
+    size = np.array(source.shape) * parts
+    scale = np.array(flip) / parts
+    start = np.where(scale > 0, (scale - 1) / 2, size / parts - 0.5 + scale / 2)
+    affine = source.affine @ np.vstack([np.column_stack([np.diag(scale), start]), [0, 0, 0, 1]])
+    assert io.resample(ones, io.Grid(tuple(size), affine), nearest=True).all()
+
+
 def test_larger_voxels_average_smaller_ones():
     """A checkerboard at 1 mm is flat at 4 mm, where points alone would alias it."""
     source = grid((48, 48, 48), (1.0, 1.0, 1.0))

@@ -1,6 +1,7 @@
 """The segmentation network is trained on scans made from label maps; a run that was stopped is gone on with."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from bids_brainage.image.classes import CLASSES, NUMBER
 from bids_brainage.image.network import SegmentationNet, load_network, posterior
 from bids_brainage.toolbox import main
 from bids_brainage.training import engine, labelmaps, segmenter, synthetic
-from bids_brainage.training.segment import trained_on
+from bids_brainage.training.segment import _source, trained_on
 
 SHELLS = ((60, 507), (52, 24), (49, 3), (42, 2))
 BALLS = ((10, (-14, 0, 8), 4), (5, (-22, 0, -4), 10), (4, (-20, -20, -10), 17), (3, (0, 0, 0), 14))
@@ -297,7 +298,7 @@ def test_a_killed_run_is_gone_on_with_and_ends_in_a_bundle(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_bundle_can_be_used_and_started_from(folder, tmp_path):
+def test_a_trained_bundle_can_be_used_and_started_from(folder, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(arguments(folder, first, 4)) == 0
     network, card = load_network(first)
@@ -310,6 +311,8 @@ def test_a_trained_bundle_can_be_used_and_started_from(folder, tmp_path):
     assert main([*arguments(folder, second, 4), "--start", str(first)]) == 0
     started = json.loads((second / "model.json").read_text())["training"]["started_from"]
     assert started["bundle"] == bundles.load(first).digest
+    assert main(arguments(folder, second, 8)) == 2
+    assert "a run with other label maps, seed, batch or --start" in capsys.readouterr().err
 
 
 def test_too_few_label_maps_and_another_network_are_refused(folder, tmp_path, capsys):
@@ -320,6 +323,18 @@ def test_too_few_label_maps_and_another_network_are_refused(folder, tmp_path, ca
     assert main(arguments(empty, tmp_path / "net", 4)) == 2
     assert "holds no label map" in capsys.readouterr().err
     assert not (tmp_path / "net").exists()
+
+
+def test_label_maps_are_known_by_what_they_hold(folder, tmp_path):
+    """Names alone would give anybody's maps the licence of those that the shipped network saw."""
+    for number, path in enumerate(sorted(folder.glob("*.nii.gz")), start=1):
+        shutil.copy(path, tmp_path / f"seg-{number:02d}.nii.gz")
+    assert "licence" not in _source(tmp_path)
+    assert _source(tmp_path)["sha256"] == _source(folder)["sha256"]
+
+
+def test_the_label_maps_of_the_shipped_network_are_known(shared_data):
+    assert _source(shared_data / "labelmaps")["licence"] == "Apache-2.0"
 
 
 def test_what_weights_have_seen_goes_back_to_their_first_start() -> None:
