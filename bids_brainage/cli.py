@@ -76,6 +76,10 @@ def run(options: Options) -> int:
 
         if options.bids_filter_file:
             LOG.warning("--bids-filter-file: chooses scans at the participant level; here every result counts")
+        if options.models != Options.models:
+            LOG.warning("--models: chooses models at the participant level; here every result counts")
+        if options.dry_run:
+            return say_what_group_reads(options)
         places = search_path(options.models_dir, models_home())
         result = run_group(
             options.out_dir,
@@ -94,6 +98,17 @@ def run(options: Options) -> int:
     from bids_brainage.workflows.run import run_participant
 
     return run_participant(options, models_home())
+
+
+def say_what_group_reads(options: Options) -> int:
+    """The group level of ``--dry-run``: which tables it would read; nothing is written."""
+    from bids_brainage.workflows.collect import collect
+
+    found = collect(options.out_dir, options.participant_label, options.session_label)
+    for line in found.damaged:
+        LOG.error("would be left out: %s", line)
+    LOG.info("would use %d scans of %d people", found.scans["scan"].nunique(), found.scans["participant_id"].nunique())
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

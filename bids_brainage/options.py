@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,9 +230,24 @@ def words(values: Mapping[str, Any]) -> list[str]:
     return made
 
 
+def dashed(argv: Sequence[str]) -> list[str]:
+    """Words with flags as this app writes them: generic runners of BIDS Apps write ``--participant_label``.
+
+    Examples
+    --------
+    >>> dashed(["--participant_label", "0_1", "--skip_bids_validation"])
+    ['--participant-label', '0_1', '--skip-bids-validation']
+    """
+    parts = (word.partition("=") for word in argv)
+    return [
+        flag.replace("_", "-") + is_ + value if flag.startswith("--") else flag + is_ + value
+        for flag, is_, value in parts
+    ]
+
+
 def read(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
     """What a command line gives, and what its ``--config`` file does; the command line wins."""
-    given = vars(made.parse_args(argv))
+    given = vars(made.parse_args(dashed(sys.argv[1:] if argv is None else argv)))
     return {**(from_toml(given["config"]) if "config" in given else {}), **given}
 
 

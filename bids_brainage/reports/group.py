@@ -92,6 +92,9 @@ def banners(summary: Mapping[str, Any]) -> list[Banner]:
     if summary["SimulatedTrainingData"]:
         text = "A model on this page was trained on simulated people. Its ages show that the app works; "
         made.append(Banner(text + "they say nothing about anybody.", bad=True))
+    if summary["Mixed"]:
+        text = f"Results of several versions, models or templates stand side by side here: {summary['Mixed']}. "
+        made.append(Banner(text + "Their ages are not to be compared; run the participant level again.", bad=True))
     damaged = summary["DamagedTables"]
     if damaged:
         made.append(

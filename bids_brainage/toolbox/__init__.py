@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from bids_brainage import __version__
-from bids_brainage.core.errors import BrainAgeError
+from bids_brainage.core.errors import BrainAgeError, in_a_line
+from bids_brainage.options import dashed
 
 COMMANDS = (
     *("demo", "selftest", "predict", "simulate", "train", "validate", "genmind", "models"),
@@ -39,10 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = made.parse_known_args(argv)
     if rest and "app_options" not in args:
         made.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.app_options = rest
+    args.app_options = dashed(rest)
     try:
         code: int = args.run(args)
         return code
     except BrainAgeError as error:
         print(f"brainage: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"brainage: {in_a_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("brainage: stopped", file=sys.stderr)
+        return 130

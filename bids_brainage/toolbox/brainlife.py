@@ -53,7 +53,11 @@ def models(config: Mapping[str, Any]) -> list[str]:
     ['roi', 'local']
     """
     asked = config.get("models") or "roi"
-    return asked.replace(",", " ").split() if isinstance(asked, str) else [str(name) for name in asked]
+    if isinstance(asked, str):
+        return asked.replace(",", " ").split()
+    if not isinstance(asked, list):
+        raise UsageError(f"config.json: 'models' ({asked!r}) is no list of names and no text; correct it")
+    return [str(name) for name in asked]
 
 
 def write_bids(config: Mapping[str, Any], home: Path, bids: Path) -> Path:
@@ -72,16 +76,24 @@ def write_bids(config: Mapping[str, Any], home: Path, bids: Path) -> Path:
     source = home / str(config.get("t1") or "")
     if not source.is_file() or not source.name.endswith((".nii", ".nii.gz")):
         raise UsageError(f"{home / 'config.json'}: 't1' ({config.get('t1')}) is no NIfTI file; give a T1w image")
-    known = next((one.get("meta") or {} for one in config.get("_inputs") or [] if one.get("id") == "t1"), {})
-    subject = re.sub("[^A-Za-z0-9]", "", str(known.get("subject") or "")) or "01"
+    subject = re.sub("[^A-Za-z0-9]", "", _subject(config)) or "01"
     age, sex = config.get("age"), config.get("sex")
     name = f"sub-{subject}"
     write_json(bids / "dataset_description.json", {"Name": "brainlife task", "BIDSVersion": "1.10.0"})
     write_text(bids / "README", "One T1w image of a task of brainlife.io.\n")
     write_json(bids / "participants.json", {"age": {"Description": "Age at the scan", "Units": "years"}})
-    row = "\t".join(str(value) if value not in (None, "") else "n/a" for value in (age, sex))
+    row = "\t".join(" ".join(str(value).split()) if value not in (None, "") else "n/a" for value in (age, sex))
     write_text(bids / "participants.tsv", f"participant_id\tage\tsex\n{name}\t{row}\n")
     return copy(source, bids / name / "anat" / f"{name}_T1w{'.nii.gz' if source.name.endswith('.gz') else '.nii'}")
+
+
+def _subject(config: Mapping[str, Any]) -> str:
+    """The subject that the platform names for the T1w image; empty where it names none."""
+    inputs = config.get("_inputs")
+    for one in inputs if isinstance(inputs, list) else []:
+        if isinstance(one, dict) and one.get("id") == "t1" and isinstance(one.get("meta"), dict):
+            return str(one["meta"].get("subject") or "")
+    return ""
 
 
 def product(out: Path) -> dict[str, Any]:

@@ -120,7 +120,10 @@ def new_folder(root: Path) -> Path:
 
 def write_tasks(folder: Path, tasks: Sequence[Sequence[str]]) -> Path:
     """Which task does which participants."""
-    rows = [{"task": n, "participants": " ".join(labels)} for n, labels in enumerate(tasks, start=1)]
+    rows = [
+        {"task": n, "participants": " ".join(f"sub-{label}" for label in labels)}
+        for n, labels in enumerate(tasks, start=1)
+    ]
     return write_tsv(folder / "tasks.tsv", rows, ["task", "participants"])
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bids_brainage.core.errors import UsageError
+from bids_brainage.workflows.makers import Maker, Makers, counted, maker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,12 +36,14 @@ class Collected(NamedTuple):
     """All rows of all readable tables, and what could not be read.
 
     ``scans`` has the columns :data:`NAMES`, :data:`TEXTS` (missing text is ``""``) and :data:`NUMBERS` (years,
-    ``nan``), in the order of the names; ``damaged`` one line a table; ``n_tables`` all tables found.
+    ``nan``), in the order of the names; ``damaged`` one line a table; ``n_tables`` all tables found; ``makers`` how
+    many of them are of which version, models and template.
     """
 
     scans: pd.DataFrame
     damaged: tuple[str, ...]
     n_tables: int
+    makers: Makers
 
 
 def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collection[str] = ()) -> Collected:
@@ -66,9 +70,11 @@ def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collect
     subjects = _subjects(out_dir, wanted)
     rows: list[Row] = []
     damaged: list[str] = []
+    makers: Counter[tuple[str, Maker]] = Counter()
     n_tables = 0
     for found in _read_all(out_dir, subjects):
         rows.extend(found.rows)
+        makers.update(found.makers)
         damaged.extend(found.damaged)
         wanted.difference_update(found.people)
         n_tables += found.n_tables
@@ -90,7 +96,11 @@ def collect(out_dir: Path, participants: Collection[str] = (), sessions: Collect
             raise UsageError(f"{out_dir}: holds no brain age of {of}; correct --participant-label or --session-label")
         damaged = [line for line in damaged if "/ses-" not in line or any(f"/{name}/" in line for name in named)]
     scans = scans.astype(dict.fromkeys((*TEXTS, "run"), "category"))
-    return Collected(scans.astype(dict.fromkeys(NUMBERS, float)), tuple(damaged), n_tables)
+    kept = set(scans["session_id"])
+    of_kept: Counter[Maker] = Counter()
+    for (session, made_by), count in makers.items():
+        of_kept[made_by] += count if session in kept else 0
+    return Collected(scans.astype(dict.fromkeys(NUMBERS, float)), tuple(damaged), n_tables, counted(+of_kept))
 
 
 def _subjects(out_dir: Path, wanted: Collection[str]) -> list[str]:
@@ -130,6 +140,7 @@ class _Chunk(NamedTuple):
     damaged: list[str]
     people: set[str]
     n_tables: int
+    makers: Counter[tuple[str, Maker]]
 
 
 def _read_all(out_dir: Path, subjects: list[str]) -> Iterator[_Chunk]:
@@ -153,6 +164,7 @@ def _read_chunk(root: str, subjects: list[str]) -> _Chunk:
     rows: list[Row] = []
     damaged: list[str] = []
     people: set[str] = set()
+    makers: Counter[tuple[str, Maker]] = Counter()
     n_tables = 0
     for subject in subjects:
         try:
@@ -165,11 +177,12 @@ def _read_chunk(root: str, subjects: list[str]) -> _Chunk:
         for path in paths:
             try:
                 rows.extend(read_table(root, path))
+                makers[str(rows[-1][1]), maker(Path(root + path).with_suffix(".json"))] += 1
             except OSError as error:
                 damaged.append(f"{path}: cannot be read ({error.strerror})")
             except ValueError as error:
                 damaged.append(f"{path}: {error}")
-    return _Chunk(rows, damaged, people, n_tables)
+    return _Chunk(rows, damaged, people, n_tables, makers)
 
 
 def read_table(root: str, path: str) -> list[Row]:

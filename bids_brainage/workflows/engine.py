@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nipype.pipeline import plugins
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_brainage import __version__
@@ -25,6 +26,7 @@ NOT_RUN = "was not run, because another scan failed (--stop-on-first-crash)"
 MULTIPROC = ("MultiProc", "LegacyMultiProc")
 OWN = (*MULTIPROC, "Linear")
 LOG = logging.getLogger("bids_brainage")
+Plugin = tuple[Any, dict[str, Any]]
 PRELOADED = ["torch", "ants", "nibabel", "bids_brainage.workflows.participant"]
 
 
@@ -77,23 +79,33 @@ def plugin_name(options: Options) -> str:
     return str(options.nipype_plugin or given.get("plugin", "MultiProc"))
 
 
-def plugin_of(options: Options, progress: Progress) -> tuple[Any, dict[str, Any]]:
-    """The Nipype plugin and its arguments: the file's, then the flags', else MultiProc over the machine."""
+def plugin_of(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -> Plugin:
+    """The Nipype plugin and its arguments: the file's, then the flags', else MultiProc over the machine.
+
+    Raises
+    ------
+    UsageError
+        Where there is no such plugin, or its arguments are none.
+    """
     given = read_plugin_file(options.plugin_file) if options.plugin_file else {}
     name = plugin_name(options)
-    arguments: dict[str, Any] = {"status_callback": progress, **given.get("plugin_args", {})}
-    if name == "Linear":
-        return Linear(plugin_args=arguments), arguments
-    if name not in MULTIPROC:
-        return name, arguments
-    arguments.setdefault("n_procs", options.nprocs)
-    arguments.setdefault("mp_context", "forkserver")
-    arguments.setdefault("raise_insufficient", False)
-    arguments["verbose"] = options.verbose
-    if options.mem_mb:
-        arguments["memory_gb"] = options.mem_mb / 1024
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    return MultiProc(plugin_args=arguments), arguments
+    if not hasattr(plugins, f"{name}Plugin"):
+        raise UsageError(f"{options.plugin_file or '--nipype-plugin'}: Nipype has no plugin {name!r}; correct it")
+    progress = Progress(len(workflow._create_flat_graph()), cleaner(todo, options, work))
+    arguments: dict[str, Any] = {"status_callback": progress, **(given.get("plugin_args") or {})}
+    if name in MULTIPROC:
+        arguments.setdefault("n_procs", options.nprocs)
+        arguments.setdefault("mp_context", "forkserver")
+        arguments.setdefault("raise_insufficient", False)
+        arguments["verbose"] = options.verbose
+        if options.mem_mb:
+            arguments["memory_gb"] = options.mem_mb / 1024
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    own = {"Linear": Linear, **dict.fromkeys(MULTIPROC, MultiProc)}.get(name)
+    try:
+        return (own(plugin_args=arguments) if own else name), arguments
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{options.plugin_file}: plugin_args cannot be used ({error}); correct them") from None
 
 
 def read_plugin_file(path: Path) -> dict[str, Any]:
@@ -110,13 +122,15 @@ def read_plugin_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(content, dict) or not set(content) <= {"plugin", "plugin_args"}:
         raise UsageError(f"{path}: must hold 'plugin' and 'plugin_args' and nothing else")
+    if not isinstance(content.get("plugin_args") or {}, dict):
+        raise UsageError(f"{path}: plugin_args must be names with values; correct it")
     return content
 
 
-def run(workflow: Workflow, todo: Sequence[Job], options: Options, work: Path) -> dict[str, str]:
-    """Run; returns for each scan, by its stem, why it failed if it did."""
+def run(workflow: Workflow, how: Plugin, todo: Sequence[Job], options: Options, work: Path) -> dict[str, str]:
+    """Run by a plugin of :func:`plugin_of`; returns for each scan, by its stem, why it failed if it did."""
+    plugin, arguments = how
     nodes = len(workflow._create_flat_graph())
-    plugin, arguments = plugin_of(options, Progress(nodes, cleaner(todo, options, work)))
     LOG.info("%d scans, %d stages; intermediate files in %s", len(todo), nodes, work)
     ended = ""
     for job in todo:  # what an earlier run said is no reason of this one

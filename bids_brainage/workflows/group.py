@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bids_brainage import __version__
 from bids_brainage.core.files import write_json
 from bids_brainage.workflows.collect import Collected, collect
+from bids_brainage.workflows.makers import mixed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("bids_brainage")
 SHOWN_DAMAGED = 20
+REMEDY = "run the participant level again, so that all are of one"
 SCANS_TSV, PARTICIPANTS_TSV, SUMMARY_JSON = "group_scans.tsv", "group_participants.tsv", "group_summary.json"
 
 
@@ -80,6 +82,7 @@ def run_group(
         Where the model of the controls is not there or damaged.
     """
     from bids_brainage.reports.group import write_report
+    from bids_brainage.workflows.known import joined
     from bids_brainage.workflows.local import local_statistics
     from bids_brainage.workflows.matched import match
     from bids_brainage.workflows.matched_tables import write as write_matched
@@ -91,7 +94,7 @@ def run_group(
     _report_damaged(collected)
     scans = collected.scans
     people, row = per_person(scans)
-    people = _joined(people, bids_dir, phenotype, everybody=not (participant_label or session_label))
+    people = joined(people, bids_dir, phenotype, everybody=not (participant_label or session_label))
     given = [name for name in people.columns if name not in PEOPLE]
     people["correction_control"] = _controls(people, controls)
     fits = correct(scans, people, row, people["correction_control"].to_numpy(dtype=bool), seed)
@@ -126,6 +129,8 @@ def _content(collected: Collected, people: pd.DataFrame, fits: Fits, query: str 
         "Folds": FOLDS,
         "Tables": collected.n_tables,
         "DamagedTables": list(collected.damaged),
+        "MadeBy": {key: dict(values) for key, values in collected.makers.items()},
+        "Mixed": mixed(collected.makers),
         "Scans": int(collected.scans["scan"].nunique()),
         "Participants": int(people["participant_id"].nunique()),
         "Controls": _control_entry(people, control, query),
@@ -133,20 +138,6 @@ def _content(collected: Collected, people: pd.DataFrame, fits: Fits, query: str 
         "SimulatedTrainingData": any("simulated" in entry["TrainingData"] for entry in models.values()),
         "Models": models,
     }
-
-
-def _joined(people: pd.DataFrame, bids_dir: Path, phenotype: Path | None, *, everybody: bool) -> pd.DataFrame:
-    """``people`` with all own columns, and those of the dataset that have other names.
-
-    Where ``people`` are everybody with a result, rows of the phenotype table that are of nobody are told.
-    """
-    from bids_brainage.bids.tables import join_people, meets_nobody, participants_frame
-    from bids_brainage.workflows.tables import PEOPLE
-
-    lost = meets_nobody(phenotype, people) if phenotype and everybody else []
-    if lost:
-        LOG.warning("%s: %d rows are of nobody with a result, e.g. %s", phenotype, len(lost), lost[0])
-    return join_people(people.reindex(columns=[*PEOPLE]), participants_frame(bids_dir, phenotype))
 
 
 def _controls(people: pd.DataFrame, query: str | None) -> NDArray[np.bool_]:
@@ -194,6 +185,8 @@ def _write_tables(
 def _say(content: dict[str, Any]) -> None:
     """The outcome in a few lines."""
     LOG.info("%s", content["Controls"]["Description"])
+    if content["Mixed"]:
+        LOG.warning("results of several makers stand side by side: %s; %s", content["Mixed"], REMEDY)
     if content["SimulatedTrainingData"]:
         LOG.warning(
             "a model was trained on simulated people: its ages show that the app works, and nothing about anybody"

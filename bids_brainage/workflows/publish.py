@@ -12,6 +12,9 @@ from bids_brainage.core.flags import FLAGS
 from bids_brainage.core.quality import GATES
 from bids_brainage.core.types import Scan
 from bids_brainage.workflows.predict import COLUMNS, EXPLAINED, QUALITY
+from bids_brainage.workflows.tables import IN_YEARS, YEARS
+
+UNITS = {**dict.fromkeys((*IN_YEARS, "years"), YEARS), "volume_mm3": "mm^3", "centile": "percent"}
 
 
 class Published(NamedTuple):
@@ -52,10 +55,8 @@ def publish(
     files = {name: path for name, path in artefacts.items() if isinstance(path, Path)} | dict(voxelwise or {})
     files = {name: files[name] for name in outputs.results(files)} if minimal else files
     own = {name: read_json(beside) for name, path in files.items() if (beside := outputs.sidecar_of(path)).is_file()}
-    columns: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in COLUMNS.items()}
+    columns, explained, measured = (_described(meanings) for meanings in (COLUMNS, EXPLAINED, QUALITY))
     columns["flags"]["Levels"] = FLAGS
-    explained = {name: {"Description": meaning} for name, meaning in EXPLAINED.items()}
-    measured: dict[str, dict[str, Any]] = {name: {"Description": meaning} for name, meaning in QUALITY.items()}
     measured["measure"]["Levels"] = {name: gate.meaning for name, gate in GATES.items()}
     metadata = {
         **own,
@@ -64,3 +65,11 @@ def publish(
         "brainage": {**columns, "Fingerprint": dict(fingerprint), "Stamps": dict(stamps or {})},
     }
     return Published(tuple(outputs.publish(scan, files, out_dir, template, metadata)))
+
+
+def _described(meanings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Columns of a table for its JSON, with their units."""
+    return {
+        name: {"Description": meaning, **({"Units": UNITS[name]} if name in UNITS else {})}
+        for name, meaning in meanings.items()
+    }

@@ -32,6 +32,9 @@ def run_participant(options: Options, home: Path | None) -> int:
     tools = find_tools(options, home)
     dataset = find(options)
     broken = [f"{path}: {reason}" for path, reason in dataset.broken]
+    if options.dry_run:
+        for path, _ in dataset.broken:
+            print(f"{path.name.partition('.')[0].removesuffix('_T1w')}\tcannot be read\t{path}")
     jobs = plan_jobs(dataset.scans, options, tools)
     todo = [job for job in jobs if job.why]
     LOG.info("%d T1w images of %d participants; %d to do", len(jobs), len({j.scan.subject for j in jobs}), len(todo))
@@ -82,6 +85,12 @@ def find_tools(options: Options, home: Path | None) -> Tools:
         raise UsageError(
             f"--template {options.template}: model {elsewhere[0].name} was trained in {space}; "
             "use that one, or other --models"
+        )
+    tables_alone = [b.name for b in models if b.card.get("arguments", {}).get("converts_2mm") is False]
+    if tables_alone:
+        raise UsageError(
+            f"--models {' '.join(tables_alone)}: cannot take the app's volumes, which are of 2 mm; it serves `brainage "
+            "predict` on tables of 1 mm, or train it with --same-heads"
         )
     segment, atlas, normative = (registry.find(name, places) for name in ("segment", "muse-atlas", "normative"))
     known = atlas.card["training"].get("segmentation", segment.digest)
@@ -186,11 +195,12 @@ def execute(todo: Sequence[Job], options: Options, tools: Tools, device: str) ->
         sums, job.stamps = read(job.scan)
         job.fingerprint = sums | job.fingerprint
     workflow = engine.build(todo, options, tools, device, threads, work)
+    plugin = engine.plugin_of(workflow, todo, options, work)
     outputs.begin((job.scan for job in todo), options.out_dir)
     if options.write_graph:
         engine.draw(workflow, options.out_dir / "logs")
     refresh(options.out_dir / "logs" / "CITATION.md", engine.boilerplate(workflow))
-    return reasons | engine.run(workflow, todo, options, work)
+    return reasons | engine.run(workflow, plugin, todo, options, work)
 
 
 def place_of_work(options: Options) -> Path:

@@ -77,7 +77,7 @@ def test_a_killed_task_fails_alone_and_is_all_that_is_resumed(cluster, bids, tmp
     subprocess.run(["scancel", "--signal=KILL", "--full", f"{job}_2"], env=cluster, check=True)
     until(lambda: not queue(cluster), "the end of the jobs")
     (lost,) = read(first / "failed.tsv")
-    assert (lost["task"], lost["participants"]) == ("2", "02")
+    assert (lost["task"], lost["participants"]) == ("2", "sub-02")
     ends = {"n/a": "killed", "143": "stopped by scancel"}  # as SLURM's SIGTERM or the SIGKILL came first
     assert ends[lost["exit_code"]] in lost["why"]
     others = [f"sub-{n:02d}" for n in range(1, PEOPLE + 1) if n != 2]
@@ -92,7 +92,7 @@ def test_a_killed_task_fails_alone_and_is_all_that_is_resumed(cluster, bids, tmp
     until(lambda: not queue(cluster), "the end of the resumed jobs")
     second = out / "logs" / "slurm" / "02"
     assert read(second / "failed.tsv") == [], (second / "task-1.log").read_text()
-    assert [row["participants"] for row in read(second / "tasks.tsv")] == ["02"]
+    assert [row["participants"] for row in read(second / "tasks.tsv")] == ["sub-02"]
     assert len(people_of(out)) == PEOPLE
     assert (out / "group.html").is_file()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from brainages import rows_of, write_people, write_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bids_brainage import cli
 from bids_brainage.core.errors import UsageError
 from bids_brainage.workflows.collect import collect
 from bids_brainage.workflows.controls import choose_controls
@@ -22,6 +24,67 @@ PEOPLE = pd.DataFrame(
 
 
 # --- collecting -----------------------------------------------------------------------------------------------------
+
+
+def test_results_of_several_models_are_counted_and_told(tmp_path, caplog):
+    """The ages of one stand on another scale: side by side they look like a difference of people."""
+    out, bids = tmp_path / "out", tmp_path / "bids"
+    write_people(bids, "participant_id age\n" + "\n".join(f"sub-{i:02d} {50 + i}" for i in range(12)))
+    for i in range(12):
+        path = write_scan(out, f"sub-{i:02d}", 51.0 + i, 50 + i)
+        mark = {"Version": "0.1.0", "Template": "MNI", "Model roi": "a" * 64, "Age": str(50 + i)}
+        mark |= {"Model roi": "b" * 64} if i % 4 == 0 else {}
+        mark |= {"Model local": "c" * 64} if i == 7 else {}  # what others have not is no difference
+        path.with_suffix(".json").write_text(json.dumps({"Fingerprint": mark}))
+    result = run_group(out, bids)
+    content = json.loads(result.summary.read_text())
+    assert content["MadeBy"]["Model roi"] == {"a" * 64: 9, "b" * 64: 3}
+    assert content["Mixed"] == "Model roi aaaaaaaa in 9, bbbbbbbb in 3"
+    assert "side by side: Model roi aaaaaaaa in 9" in caplog.text
+    assert "aaaaaaaa in 9, bbbbbbbb in 3" in result.report.read_text()
+    run_group(out, bids, participant_label=["01", "02", "07"])
+    assert json.loads(result.summary.read_text())["Mixed"] == ""
+    (out / "sub-02" / "anat" / "sub-02_brainage.json").unlink()
+    assert collect(out).makers["Version"] == {"0.1.0": 11, "unknown": 1}
+
+
+def test_people_and_tables_that_do_not_meet_are_told(tmp_path, caplog):
+    """Lost zeros, people without a result, ages that were corrected since, and columns that are not taken."""
+    out, bids, phenotype = tmp_path / "out", tmp_path / "bids", tmp_path / "ph.tsv"
+    for i in range(1, 7):
+        write_scan(out, f"sub-{i:02d}", 51.0 + i, 50 + i)
+    people = [f"sub-{i:02d} {50 + i} CN" for i in range(2, 6)]
+    write_people(bids, "\n".join(["participant_id age dx", "sub-1 51 CN", "sub-06 66 AD", "sub-09 70 AD", *people]))
+    phenotype.write_text("participant_id\tage\tgap\tscore\n" + "".join(f"sub-{i:02d}\t1\t2\t3\n" for i in range(1, 7)))
+    run_group(out, bids, phenotype=phenotype)
+    for words in (
+        "participants.tsv: 1 of 6 people with a result have no row, e.g. sub-01 (there is sub-1: were zeros lost?)",
+        "participants.tsv: 2 of its people have no result, e.g. sub-1",
+        "participants.tsv: 1 people have another age there than in their results, e.g. sub-06; run the participant",
+        "age, gap: not taken from the dataset's tables",
+    ):
+        assert words in caplog.text
+    caplog.clear()
+    write_people(bids, "\n".join(["participant_id age dx", *(f"sub-{i:02d} {50 + i} CN" for i in range(1, 7))]))
+    run_group(out, bids)
+    assert not [
+        record for record in caplog.records if record.levelname == "WARNING" and "participants" in record.message
+    ]
+
+
+def test_a_dry_run_of_the_group_level_reads_and_writes_nothing(tmp_path, caplog):
+    out, bids = tmp_path / "out", tmp_path / "bids"
+    write_people(bids, "participant_id age\nsub-01 50")
+    write_scan(out, "sub-01", 51.0, 50)
+    write_scan(out, "sub-02", 51.0, 50).write_text("junk")
+    before = sorted(out.rglob("*"))
+    logging.getLogger("bids_brainage").propagate = True
+    options = cli.parse([str(bids), str(out), "group", "--dry-run", "--models", "roi", "local"])
+    with caplog.at_level("INFO"):
+        assert cli.run(options) == 0
+    assert "would use 1 scans of 1 people" in caplog.text
+    assert "would be left out: sub-02/anat/sub-02_brainage.tsv: lacks the column" in caplog.text
+    assert sorted(out.rglob("*")) == before
 
 
 def test_collect_keeps_every_entity_as_written(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bids_brainage import __version__, cli, options
+from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import write_json, write_text
 from bids_brainage.toolbox import brainlife
 from bids_brainage.toolbox.descriptor import descriptor
@@ -113,6 +114,18 @@ def test_brainlife_without_an_image_is_one_line(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "gone.nii.gz" in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_brainlife_config_of_odd_types_is_read_or_refused(tmp_path):
+    """The platform's form gives what people type."""
+    with pytest.raises(UsageError, match=r"'models' \(3\) is no list of names"):
+        brainlife.models({"models": 3})
+    (tmp_path / "t1.nii.gz").write_bytes(b"x")
+    for inputs in ([None], "x", [{"id": "t1", "meta": "x"}], [{"id": "t1", "meta": {"subject": "A-1"}}]):
+        config = {"t1": "t1.nii.gz", "_inputs": inputs, "sex": "f\tm", "age": 50}
+        image = brainlife.write_bids(config, tmp_path, tmp_path / "bids")
+    assert image.name == "sub-A1_T1w.nii.gz"
+    assert (tmp_path / "bids" / "participants.tsv").read_text().endswith("sub-A1\t50\tf m\n")
 
 
 def test_the_brainlife_task_uses_the_image_of_this_version():

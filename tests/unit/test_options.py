@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_brainage import cli, options
+from bids_brainage import cli, options, toolbox
 from bids_brainage.core.errors import UsageError
 from bids_brainage.options import Options
 
@@ -58,6 +58,13 @@ def test_flags_and_toml_give_the_same_options(folder):
     for f in options.fields():
         if f.name != "config":
             assert getattr(from_flags, f.name) != f.default, f"--{f.name} changes nothing"
+
+
+def test_the_spelling_of_the_bids_apps_specification_is_understood(folder):
+    """Generic runners of BIDS Apps write underscores."""
+    found = cli.parse(["bids", "out", "participant", "--participant_label", "0_1", "--skip_bids_validation"])
+    assert found.participant_label == ("0_1",)
+    assert found.skip_bids_validation
 
 
 def test_genmind_alone_asks_for_the_first_reference(folder):
@@ -132,6 +139,21 @@ def test_help_imports_nothing_heavy(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 5  # the figure itself is in benchmarks/
+
+
+def test_the_toolbox_says_what_the_system_said_in_one_line(tmp_path, capsys):
+    assert toolbox.main(["genmind", "sample", "--n", "5", "--out", "/proc/nowhere/x.tsv"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("brainage: ")
+    assert said.count("\n") == 1
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    start = "import sys; from bids_brainage.toolbox import main; sys.exit(main(['models', 'show', 'roi']))"
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait() == 0
+        assert process.stderr.read() == b""
 
 
 def test_options_are_frozen():

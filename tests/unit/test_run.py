@@ -16,7 +16,7 @@ from bids_brainage.bids.inputs import find_scans
 from bids_brainage.bids.outputs import path_for
 from bids_brainage.bids.tables import write_tsv
 from bids_brainage.core.errors import UsageError
-from bids_brainage.core.files import write_json
+from bids_brainage.core.files import write_json, write_text
 from bids_brainage.core.types import Age, Scan
 from bids_brainage.models.registry import PACKAGED
 from bids_brainage.options import Options
@@ -240,6 +240,17 @@ def test_an_atlas_of_another_network_is_refused(tmp_path):
     assert find_tools(replace(options, models_dir=None), None).segment.name == "segment"
 
 
+def test_a_model_that_cannot_take_the_app_s_volumes_is_refused_before_anything_runs(tmp_path):
+    folder = tmp_path / "models" / "mine"
+    shutil.copytree(PACKAGED / "roi", folder)
+    card = json.loads((folder / "model.json").read_text())
+    card["arguments"]["converts_2mm"] = False
+    (folder / "model.json").write_text(json.dumps({**card, "name": "mine"}))
+    options = Options(tmp_path, tmp_path, "participant", models_dir=tmp_path / "models", models=("mine",))
+    with pytest.raises(UsageError, match="--models mine: cannot take the app's volumes"):
+        find_tools(options, None)
+
+
 def test_what_an_earlier_run_said_of_a_scan_is_no_reason_of_this_one(tmp_path):
     from niworkflows.engine.workflows import LiterateWorkflow
 
@@ -250,8 +261,42 @@ def test_what_an_earlier_run_said_of_a_scan_is_no_reason_of_this_one(tmp_path):
     old = scratch.folder_of(job, tmp_path) / "register" / "reason.txt"
     old.parent.mkdir(parents=True)
     old.write_text("No space left on device")
-    said = engine.run(LiterateWorkflow("empty", base_dir=str(tmp_path)), [job], options, tmp_path)
+    empty = LiterateWorkflow("empty", base_dir=str(tmp_path))
+    said = engine.run(empty, engine.plugin_of(empty, [job], options, tmp_path), [job], options, tmp_path)
     assert "No space left" not in said["sub-01"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("plugin: Bogus", "Nipype has no plugin 'Bogus'"),
+        ("plugin: 3", "Nipype has no plugin '3'"),
+        ("plugin_args: [1]", "plugin_args must be names with values"),
+        ("plugin_args: {n_procs: 0}", "plugin_args cannot be used"),
+        ("plugin_args: {n_procs: two}", "plugin_args cannot be used"),
+        ("plugin_args: {mp_context: bogus}", "plugin_args cannot be used"),
+    ],
+)
+def test_a_plugin_that_cannot_be_is_refused_before_any_result_is_taken_back(tmp_path, text, words):
+    from niworkflows.engine.workflows import LiterateWorkflow
+
+    from bids_brainage.workflows import engine
+
+    path = write_text(tmp_path / "plugin.yaml", text)
+    options = Options(tmp_path, tmp_path / "out", "participant", nprocs=1, plugin_file=path)
+    with pytest.raises(UsageError, match=rf"plugin\.yaml: {words}"):
+        engine.plugin_of(LiterateWorkflow("empty", base_dir=str(tmp_path)), [], options, tmp_path)
+
+
+def test_a_plugin_file_without_arguments_is_one(tmp_path):
+    from niworkflows.engine.workflows import LiterateWorkflow
+
+    from bids_brainage.workflows import engine
+
+    path = write_text(tmp_path / "plugin.yaml", "plugin_args:\n")
+    options = Options(tmp_path, tmp_path / "out", "participant", nprocs=1, plugin_file=path)
+    _, arguments = engine.plugin_of(LiterateWorkflow("empty", base_dir=str(tmp_path)), [], options, tmp_path)
+    assert arguments["n_procs"] == 1
 
 
 def test_what_the_config_file_says_of_the_log_holds(tmp_path, capsys):

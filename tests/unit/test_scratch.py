@@ -60,6 +60,11 @@ def workflow_of(jobs, options, work):
     return workflow
 
 
+def run(jobs, options, work):
+    workflow = workflow_of(jobs, options, work)
+    return engine.run(workflow, engine.plugin_of(workflow, jobs, options, work), jobs, options, work)
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("plugin", ["Linear", "MultiProc"])
 @pytest.mark.parametrize("asked", [True, False])
@@ -67,7 +72,7 @@ def test_a_complete_scan_s_files_go_while_the_others_run_and_a_failed_one_keeps_
     options = Options(tmp_path, tmp_path / "out", "participant", nipype_plugin=plugin, nprocs=1, clean_workdir=asked)
     jobs = [job(label) for label in LABELS]
     write_text(tmp_path / WORKFLOW / "sub_other" / "n4" / "x", "of another process")
-    reasons = engine.run(workflow_of(jobs, options, tmp_path), jobs, options, tmp_path)
+    reasons = run(jobs, options, tmp_path)
     seen = dict(line.split(": ") for line in (tmp_path / "log").read_text().splitlines())
     assert list(seen) == list(LABELS)
     assert ("sub_good" in seen["last"].split()) == (not asked)
@@ -76,7 +81,7 @@ def test_a_complete_scan_s_files_go_while_the_others_run_and_a_failed_one_keeps_
     assert left == ({"sub_bad", "sub_other"} if asked else {"sub_bad", "sub_good", "sub_last", "sub_other"})
     assert reasons["sub-bad"] == "bad: is bad"
     assert not outputs.missing(jobs[0].scan, jobs[0].artefacts, options.out_dir, options.template)
-    again = engine.run(workflow_of(jobs, options, tmp_path), jobs, options, tmp_path)
+    again = run(jobs, options, tmp_path)
     assert again["sub-bad"] == reasons["sub-bad"]
 
 

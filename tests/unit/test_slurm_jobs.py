@@ -63,9 +63,9 @@ def test_a_task_runs_its_participants_and_keeps_the_exit_code(array):
     script, app = array
     assert task(script, 1, 0) == 0
     words = app.with_name("the app.words").read_text().splitlines()
-    assert words == ["bids", "out dir", "participant", "--models", "roi", "--participant-label", "01", "02"]
+    assert words == ["bids", "out dir", "participant", "--models", "roi", "--participant-label", "sub-01", "sub-02"]
     assert task(script, 2, 1) == 1
-    assert app.with_name("the app.words").read_text().splitlines()[-1] == "03"
+    assert app.with_name("the app.words").read_text().splitlines()[-1] == "sub-03"
     text = script.read_text()
     for line in ("--array=1-2%5", "--gres=gpu:1", "--mem=6G", "--cpus-per-task=1", "--partition=x"):
         assert f"#SBATCH {line}\n" in text
@@ -79,7 +79,8 @@ def test_failed_tasks_are_told_with_the_reason(array):
     write_text(script.parent / "task-1.log", said)
     first, second = slurm_jobs.failures(script.parent)
     assert first == {
-        "task": "1", "participants": "01 02", "exit_code": "1", "why": "x.nii: is empty; get it", "log": "task-1.log",
+        "task": "1", "participants": "sub-01 sub-02", "exit_code": "1", "why": "x.nii: is empty; get it",
+        "log": "task-1.log",
     }  # fmt: skip
     assert (second["exit_code"], second["why"]) == ("n/a", slurm_jobs.NO_WORD)
     limit = "slurmstepd-n1: error: *** JOB 4 ON n1 CANCELLED AT 10:10 DUE TO TIME LIMIT ***"
@@ -158,7 +159,7 @@ def test_the_command_plans_by_the_app_s_own_dry_run(tmp_path, monkeypatch, capfd
     words = ["slurm", "bids", "out", "--per-task", "2", "--skip-bids-validation", "--models", "roi"]
     assert main(words) == 0
     folder = tmp_path / "out" / "logs" / "slurm" / "01"
-    assert [row["participants"] for row in slurm_jobs.read_tasks(folder)] == ["01 02", "03"]
+    assert [row["participants"] for row in slurm_jobs.read_tasks(folder)] == ["sub-01 sub-02", "sub-03"]
     script = (folder / "participant.sh").read_text()
     assert f"{sys.executable} -m bids_brainage.cli {tmp_path}/bids {tmp_path}/out participant" in script
     assert "--models roi" in script
@@ -212,6 +213,26 @@ def test_a_task_is_told_its_own_participants_alone(tmp_path, flag):
     ]
     assert line == "app b o participant --models roi -w x --participant-label $labels"
     assert flag in slurm_jobs.write_group(tmp_path, request, 0).read_text()
+
+
+def test_a_participant_called_nan_is_one(tmp_path):
+    """In tables that word is a missing value."""
+    slurm_jobs.write_tasks(tmp_path, [["nan"], ["none", "01"]])
+    assert [row["participants"] for row in slurm_jobs.read_tasks(tmp_path)] == ["sub-nan", "sub-none sub-01"]
+
+
+@pytest.mark.slow
+def test_scans_that_cannot_be_read_have_a_task_that_says_so(tmp_path, monkeypatch):
+    """A link to nowhere, as of git-annex: without a task nobody would hear of it."""
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "bids")
+    tiny_nifti(tmp_path / "bids" / t1w("01"))
+    lost = tmp_path / "bids" / t1w("annex")
+    lost.parent.mkdir(parents=True)
+    lost.symlink_to(tmp_path / "nowhere")
+    assert main(["slurm", "bids", "out", "--skip_bids_validation", "--models", "roi"]) == 0
+    tasks = slurm_jobs.read_tasks(tmp_path / "out" / "logs" / "slurm" / "01")
+    assert sorted(word for row in tasks for word in row["participants"].split()) == ["sub-01", "sub-annex"]
 
 
 @pytest.mark.slow
