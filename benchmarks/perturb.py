@@ -43,11 +43,14 @@ class Change:
         From a clean scan and its brain mask (same grid) to the changed scan.
     threads : int, optional
         Threads of ITK that the app is to use, where that is the change.
+    published : bool
+        Whether the mask is to be the one that the app writes, where there is one, instead of the network's own.
     """
 
     name: str
     call: Callable[[Volume, masks.Mask], Changed]
     threads: int | None = None
+    published: bool = False
 
 
 # Where points go
@@ -294,7 +297,8 @@ def _intensities() -> list[Change]:
 def _parts() -> list[Change]:
     """Scans from which something was taken away, and other numbers of threads."""
     return [
-        Change("strip", _still(strip)),
+        Change("strip", _still(strip), published=True),
+        Change("strip-tight", _still(strip)),
         Change("strip-3", _still(lambda s, b: strip(s, b, 3))),
         Change("deface", _still(lambda s, b: defaced(s, b))),
         *(Change(f"threads-{n}", _still(lambda s, _: s), threads=n) for n in (1, 2)),

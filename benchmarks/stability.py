@@ -126,14 +126,21 @@ def make_clean(case: Case) -> str:
 def make_changed(case: Case, clean: Case) -> None:
     """Write a changed scan, unless it is there from the same source by the same code."""
     code = [sha256(Path(perturb.__file__)), package_source("image"), package_source("training")]
-    key = sha256_of([sha256(case.source), *code, sha256(clean.segmented / "brain_mask.nii.gz")])
+    path = brain_of(clean, published=CHANGES[case.change].published)
+    key = sha256_of([sha256(case.source), *code, sha256(path)])
     if case.image.is_file() and case.made.is_file() and read_json(case.made)["key"] == key:
         return
     scan = io.read(clean.segmented / "t1w_native.nii.gz")
-    mask = io.read(clean.segmented / "brain_mask.nii.gz", np.uint8).data > 0
+    mask = io.read(path, np.uint8).data > 0
     changed = CHANGES[case.change].call(scan, mask)
     io.save(case.image, changed.volume.data, changed.volume.affine, np.float32)
     write_json(case.made, {"key": key, "move": changed.move.tolist()})
+
+
+def brain_of(clean: Case, *, published: bool) -> Path:
+    """The brain mask of a clean scan: the network's, or the app's, which is better, where the app has run."""
+    ours = clean.segmented / "brain_mask.nii.gz"
+    return found if published and (found := published_mask(clean)).is_file() else ours
 
 
 def describe_dataset(dataset: Path, cases: Sequence[Case], folder: Path) -> None:
@@ -205,6 +212,11 @@ def reason(said: str, label: str) -> str:
     return str(found[-1]).strip() if found else ""
 
 
+def published_mask(case: Case) -> Path:
+    """Where the app writes the brain mask of a scan."""
+    return derivatives(case.folder) / f"sub-{case.label}" / "anat" / f"sub-{case.label}_desc-brain_mask.nii.gz"
+
+
 def read_results(case: Case, folder: Path, message: str) -> Found:
     """Mask, age, flags and volumes that the app wrote for one scan."""
     anat, stem = derivatives(folder) / f"sub-{case.label}" / "anat", f"sub-{case.label}"
@@ -215,7 +227,7 @@ def read_results(case: Case, folder: Path, message: str) -> Found:
     volumes = {int(r["index"]): float(r["volume_mm3"]) for r in read_table(anat / f"{stem}_desc-muse_volumes.tsv")}
     flags = "" if row["flags"] == "n/a" else row["flags"].replace(",", " ")
     age = None if row["brain_age"] == "n/a" else float(row["brain_age"])
-    return Found(anat / f"{stem}_desc-brain_mask.nii.gz", flags, age, volumes)
+    return Found(published_mask(case), flags, age, volumes)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -361,12 +373,14 @@ def run(cases: Sequence[Case], args: argparse.Namespace) -> dict[Case, Found]:
     usable = [case for case in cases if case.scan not in failed]
     pairs = [clean[case.scan] for case in usable]
     pool = ProcessPoolExecutor(args.jobs, get_context("spawn"), initializer=settle, initargs=(args.threads,))
+    describe_dataset(args.dataset, usable, args.out)
+    if not args.only_masks and any(CHANGES[change].published for change in args.changes):
+        run_app([case for case in usable if case.change == CLEAN], args.out.resolve(), args.threads, args.jobs)
     with pool:
         if args.only_masks:
             return found | dict(zip(usable, pool.map(run_masks, usable, pairs), strict=True))
         changed = [(case, one) for case, one in zip(usable, pairs, strict=True) if case.change != CLEAN]
         list(pool.map(make_changed, [case for case, _ in changed], [one for _, one in changed]))
-    describe_dataset(args.dataset, usable, args.out)
     reasons = run_app(usable, args.out.resolve(), args.threads, args.jobs)
     return found | {case: read_results(case, case.folder, reasons.get(case.label, "")) for case in usable}
 

@@ -22,7 +22,7 @@ from bids_brainage.image.tissue import classify
 FLOOR = 1e-2
 NOWHERE, RARELY = 2e-2, 1e-4
 NETWORK_POWER = 0.75
-BRAIN_SHARE = 0.35
+BRAIN_SHARE = 0.33
 CSF, REST = 145, 146
 
 
@@ -146,7 +146,7 @@ def measured(regions: NDArray[np.float32], head: Head) -> NDArray[np.float64]:
 
 
 def fused_mask(regions: NDArray[np.float32], head: Head, grid: Grid, icv: masks.Mask) -> masks.Mask:
-    """The brain: where its regions together are likelier than 0.35, interpolated to ``grid``, within the skull.
+    """The brain: where its regions together are likelier than :data:`BRAIN_SHARE`, interpolated to ``grid``, within the skull.
 
     Parameters
     ----------

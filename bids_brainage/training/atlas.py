@@ -167,7 +167,7 @@ def describe(
         },
     }
     return {
-        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.7.0", "needs": [],
+        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.8.0", "needs": [],
         "description": "Probabilities of the 145 MUSE regions in template space, both sides averaged, and the "
         "ratios that bring volumes measured with it to DLMUSE's scale on 2 mm scans",
         "template": DEFAULT, "resolution_mm": RESOLUTION, "training": {
