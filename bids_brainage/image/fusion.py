@@ -146,7 +146,7 @@ def measured(regions: NDArray[np.float32], head: Head) -> NDArray[np.float64]:
 
 
 def fused_mask(regions: NDArray[np.float32], head: Head, grid: Grid, icv: masks.Mask) -> masks.Mask:
-    """The brain: where its regions together are likelier than :data:`BRAIN_SHARE`, interpolated to ``grid``, within the skull.
+    """The brain: where its regions together are likelier than :data:`BRAIN_SHARE`, on ``grid``, within the skull.
 
     Parameters
     ----------
