@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import sys
@@ -12,7 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from bids_brainage.workflows.group import run_group
+from bids_brainage.workflows.predict import COLUMNS
 
+MARK = {
+    **{name: {"Description": meaning} for name, meaning in COLUMNS.items()},
+    "Fingerprint": {"Model roi": "0" * 64, "Tool segment": "1" * 64, "Template": "MNI " + "2" * 64, "Version": "0.1.0"},
+}
 HEADER = "model\tbrain_age\tbrain_age_low\tbrain_age_high\tage\tgap\tsex\tflags\tnote\ttraining_data\n"
 
 
@@ -25,7 +31,7 @@ def make(root: Path, n: int, seed: int = 0) -> tuple[Path, Path]:
     diagnosis = rng.choice(["CN", "MCI", "AD"], n, p=[0.6, 0.2, 0.2])
     effect = np.select([diagnosis == "MCI", diagnosis == "AD"], [2.0, 5.0])
     predicted = 0.75 * age + 14 + effect + rng.normal(0, 5, n)
-    people = ["participant_id\tdiagnosis\tMMSE"]
+    people, mark = ["participant_id\tdiagnosis\tMMSE"], json.dumps(MARK, indent=2)
     for i in range(n):
         name = f"sub-{i:06d}"
         people.append(f"{name}\t{diagnosis[i]}\t{30 - int(effect[i])}")
@@ -35,6 +41,7 @@ def make(root: Path, n: int, seed: int = 0) -> tuple[Path, Path]:
         flags = "brain_age_outside_training_range" if y < 25 else "n/a"
         row = f"roi\t{y:.2f}\t{y - 9:.2f}\t{y + 9:.2f}\t{x:g}\t{y - x:.2f}\t{'FM'[i % 2]}\t{flags}\tn/a\treal\n"
         (folder / f"{name}_brainage.tsv").write_text(HEADER + row)
+        (folder / f"{name}_brainage.json").write_text(mark)
     (bids / "participants.tsv").write_text("\n".join(people) + "\n")
     return out, bids
 
@@ -51,7 +58,7 @@ def main() -> None:
         seconds = time.monotonic() - made
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size = result.report.stat().st_size / 1e6
-        print(f"files: {n} (made in {made - started:.1f} s)")
+        print(f"scans: {n} (made in {made - started:.1f} s)")
         print(f"group level: {seconds:.1f} s, peak memory {peak:.0f} MiB, report {size:.2f} MB")
 
 
