@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_brainage.core.errors import BrainAgeError
-from bids_brainage.core.files import copy, read_json, sweep, write_json
+from bids_brainage.core.files import copy, read_json, shortened, sweep, write_json
 from bids_brainage.core.stamps import recalled
 from bids_brainage.core.types import FILES, Scan
 
@@ -245,13 +245,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         elif key not in new:
             words.append(f"{key} is gone")
         elif old[key] != new[key]:
-            words.append(f"{key} was {_short(old[key])}, is {_short(new[key])}")
+            words.append(f"{key} was {shortened(old[key])}, is {shortened(new[key])}")
     return "; ".join(words)
-
-
-def _short(value: Any) -> str:
-    """A value with its hashes cut."""
-    return " ".join(word[:8] if len(word) >= 40 else word for word in str(value).split(" "))
 
 
 def publish(

@@ -248,11 +248,22 @@ def meets_nobody(path: Path, table: pd.DataFrame) -> list[str]:
     keys = list(_by_person(path, read_tsv(path)))
     lost = [" ".join(filter(None, key)) for key in keys if key not in known]
     if keys and len(lost) == len(keys):
-        bare = {subject.removeprefix("sub-").lstrip("0"): subject for subject in subjects}
-        alike = bare.get(keys[0][0].removeprefix("sub-").lstrip("0"))
-        hint = f"; there is {alike}: were zeros, or sessions, lost?" if alike else ""
+        found = but_for_zeros(keys[0][0], subjects)
+        hint = f"; there is {found}: were zeros, or sessions, lost?" if found else ""
         raise UsageError(f"{path}: nobody of it has a result, e.g. {lost[0]}{hint}; correct its participant_id")
     return lost
+
+
+def but_for_zeros(who: str, others: Iterable[str]) -> str:
+    """The participant whose label differs by leading zeros alone; empty where there is none.
+
+    Examples
+    --------
+    >>> but_for_zeros("sub-1", ["sub-01", "sub-02"])
+    'sub-01'
+    """
+    bare = {other.removeprefix("sub-").lstrip("0"): other for other in others}
+    return bare.get(who.removeprefix("sub-").lstrip("0"), "")
 
 
 def join_people(table: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:

@@ -140,6 +140,11 @@ def sha256_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def shortened(value: Any) -> str:
+    """A value with its hashes cut, to be read by people."""
+    return " ".join(word[:8] if len(word) >= 40 else word for word in str(value).split(" "))
+
+
 def contents_of(paths: Iterable[Path]) -> str:
     """One sha256 of what several files hold, whatever their names and order."""
     return sha256_of(sorted(sha256(path) for path in paths))

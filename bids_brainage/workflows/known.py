@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_brainage.bids.ages import Register
-from bids_brainage.bids.tables import is_there, join_people, meets_nobody, participants_frame, read_tsv
+from bids_brainage.bids.tables import but_for_zeros, is_there, join_people, meets_nobody, participants_frame, read_tsv
 from bids_brainage.workflows.tables import PEOPLE
 
 if TYPE_CHECKING:
@@ -54,20 +53,14 @@ def _unmet(people: pd.DataFrame, known: pd.DataFrame, everybody: bool) -> list[s
     without_result = [who for who in described if who not in set(measured)] if everybody else []
     said = []
     if without_row:
+        found = but_for_zeros(without_row[0], described)
+        hint = f" (there is {found}: were zeros lost?)" if found else ""
         said.append(
-            f"{len(without_row):,} of {len(measured):,} people with a result have no row, e.g. {without_row[0]}"
+            f"{len(without_row):,} of {len(measured):,} people with a result have no row, e.g. {without_row[0]}{hint}"
         )
-        said[-1] += _alike(without_row[0], described)
     if without_result:
         said.append(f"{len(without_result):,} of its people have no result, e.g. {without_result[0]}")
     return said
-
-
-def _alike(who: str, others: Sequence[str]) -> str:
-    """Somebody whose label differs by zeros alone, in words; empty where nobody is."""
-    bare = {other.removeprefix("sub-").lstrip("0"): other for other in others}
-    found = bare.get(who.removeprefix("sub-").lstrip("0"))
-    return f" (there is {found}: were zeros lost?)" if found else ""
 
 
 def _aged(people: pd.DataFrame, bids_dir: Path) -> str:
@@ -78,7 +71,8 @@ def _aged(people: pd.DataFrame, bids_dir: Path) -> str:
     apart: dict[str, None] = {}
     for who, session, age in rows.itertuples(index=False):
         now = register.of(who.removeprefix("sub-"), session.removeprefix("ses-") or None, int(sessions[who])).age.years
-        if now is not None and (age != age or abs(now - age) > YEARS_APART):
+        # an age of the participant may be that of another session: which had none before says nothing
+        if now is not None and (not session if age != age else abs(now - age) > YEARS_APART):
             apart[who] = None
     if not apart:
         return ""

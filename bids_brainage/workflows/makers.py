@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from bids_brainage.core.files import shortened
+
 SAME_FOR_ALL = ("Version", "Template")
 OF_A_BUNDLE = ("Model ", "Tool ")
 UNKNOWN = (("Version", "unknown"),)
@@ -43,11 +45,6 @@ def mixed(makers: Makers) -> str:
     """
     several = {key: values for key, values in makers.items() if len(values) > 1}
     return "; ".join(
-        f"{key} " + ", ".join(f"{_short(value)} in {count:,}" for value, count in values.items())
+        f"{key} " + ", ".join(f"{shortened(value)} in {count:,}" for value, count in values.items())
         for key, values in several.items()
     )
-
-
-def _short(value: str) -> str:
-    """A value with its hashes cut."""
-    return " ".join(word[:8] if len(word) >= 40 else word for word in value.split(" "))
