@@ -62,7 +62,8 @@ def main() -> None:
         judged = agreement.leave_one_out(examples, who, atlases)
         if args.stripped:
             paths = [
-                stripped.stripped_copies(head, work, segment_bundle=SEGMENT, threads=args.threads) for head in found
+                stripped.stripped_copies(head, one, atlases[w], work, segment_bundle=SEGMENT, threads=args.threads)
+                for head, one, w in zip(found, examples, who, strict=True)
             ]
             copies = stripped.measure_copies(atlases, who, paths)
     print_masks(examples, judged)
@@ -192,18 +193,18 @@ def print_stripped(
     untold = stripped.calibrated_again(judged, copies.added(judged.raw))
     told = stripped.judge_stripped(judged, copies, who)
     print("\nWithout skull, years from the whole head:\n")
-    print("| head | margin, mm | as measured | as told |\n|---|---|---|---|")
+    print("| head | cut | as measured | as told |\n|---|---|---|---|")
     gaps = []
     for one, whole, *both in zip(examples, judged.volumes, untold, told, strict=True):
         clean, *found = ages_of(model, [whole, *both[0], *both[1]], sex_of(one, known))
         gap = np.reshape(found, (2, -1)) - clean
         gaps.append(gap)
-        for margin, (before, after) in zip(stripped.MARGINS, gap.T, strict=True):
-            print(f"| {one.name} | {margin:g} | {before:+.1f} | {after:+.1f} |")
+        for cut, (before, after) in zip(stripped.CUTS, gap.T, strict=True):
+            print(f"| {one.name} | {cut} | {before:+.1f} | {after:+.1f} |")
     for which, gap in zip(("as measured", "as told"), np.moveaxis(gaps, 1, 0), strict=True):
-        for margin, own in zip(stripped.MARGINS, gap.T, strict=True):
+        for cut, own in zip(stripped.CUTS, gap.T, strict=True):
             said = f"mean {own.mean():+.1f}, mean absolute {np.abs(own).mean():.1f}, largest {np.abs(own).max():.1f}"
-            print(f"\n{which}, margin {margin:g} mm, n = {len(own)}: {said} years")
+            print(f"\n{which}, {cut}, n = {len(own)}: {said} years")
 
 
 def shown(figure: float | dict[str, float]) -> str:

@@ -111,8 +111,9 @@ def region_labels(regions: NDArray[np.float32], head: Head) -> NDArray[np.uint8]
 
 def stripped_at(rims: NDArray[np.float32], stripped: NDArray[np.float32], left: float) -> NDArray[np.float64]:
     """What stripping adds to the log volumes, ``(146,)``, where the rim is ``left``: linear between an atlas's."""
-    share = np.interp(left, rims, [0, 1])
-    return np.asarray((1 - share) * stripped[0] + share * stripped[1])
+    place = float(np.interp(left, rims, np.arange(len(rims))))
+    below = min(int(place), len(rims) - 2)
+    return np.asarray((below + 1 - place) * stripped[below] + (place - below) * stripped[below + 1])
 
 
 def calibrate(measured: NDArray[np.float64], atlas: Atlas, left: float | None = None) -> dict[int, float]:

@@ -87,7 +87,6 @@ def measure(atlas: Atlas, one: Example) -> Measured:
     likely = likely_regions(atlas, one.head, one.points)
     found, owner = likely[: len(one.truth)].argmax(axis=1), muse.classes()
     both, mine = (np.bincount(of, minlength=147)[:145] for of in (found[found == one.truth], found))
-    mask = fused_mask(likely, one.head, one.icv.grid, one.icv.data > 0)
     theirs = one.reference[:145] / one.head.masks[0].grid.voxel_volume  # within the app's mask and beyond it
     structures = [numbers(members) for members in STRUCTURES.values()]
     return Measured(
@@ -95,8 +94,17 @@ def measure(atlas: Atlas, one: Example) -> Measured:
         2 * both / np.maximum(mine + theirs, 1),
         np.array([_dice(owner[found], owner[one.truth], of, theirs[np.isin(owner[:145], of)]) for of in structures]),
         np.array([dice(np.isin(owner[found], of), np.isin(owner[one.truth], of)) for of in TISSUES]),
-        dice(resampled(mask, one), one.brain()),
+        dice(resampled(_fused(likely, one), one), one.brain()),
     )
+
+
+def final_mask(atlas: Atlas, one: Example) -> NDArray[np.bool_]:
+    """The brain mask that the app writes of a head, on the head's own grid."""
+    return _fused(likely_regions(atlas, one.head, one.points), one)
+
+
+def _fused(likely: NDArray[np.float32], one: Example) -> NDArray[np.bool_]:
+    return fused_mask(likely, one.head, one.icv.grid, one.icv.data > 0)
 
 
 def _dice(found: NDArray[np.int16], truth: NDArray[np.int16], of: Sequence[int], theirs: NDArray[np.float64]) -> float:

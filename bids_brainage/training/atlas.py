@@ -28,7 +28,7 @@ from bids_brainage.training.agreement import (
 )
 from bids_brainage.training.heads import RESOLUTION, prepare
 from bids_brainage.training.judge import STRUCTURES, interval
-from bids_brainage.training.stripped import MARGINS, judge_stripped, measure_copies, shifts, stripped_copies
+from bids_brainage.training.stripped import CUTS, judge_stripped, measure_copies, shifts, stripped_copies
 
 LOG = logging.getLogger("bids_brainage")
 
@@ -73,8 +73,8 @@ def build(
     judged = leave_one_out(examples, who, atlases)
     intercept, slope = calibration(judged.raw, judged.reference)
     paths = [
-        stripped_copies(head, work, segment_bundle=segment_bundle, threads=threads)
-        for head in _counted(used, "without skull")
+        stripped_copies(head, one, atlases[w], work, segment_bundle=segment_bundle, threads=threads)
+        for head, one, w in zip(_counted(used, "without skull"), examples, who, strict=True)
     ]
     copies = measure_copies(atlases, who, paths)
     out.mkdir(parents=True, exist_ok=True)
@@ -161,8 +161,8 @@ def describe(
             "how": "volumes of the heads without skull against those of the whole heads, each person left out of the "
             "shift too",
             **{
-                f"margin_{margin:g}_mm": summary(judged._replace(volumes=copies, reference=judged.volumes))
-                for margin, copies in zip(MARGINS, stripped.swapaxes(0, 1), strict=True)
+                cut: {"cut": how, **summary(judged._replace(volumes=copies, reference=judged.volumes))}
+                for (cut, how), copies in zip(CUTS.items(), stripped.swapaxes(0, 1), strict=True)
             },
         },
     }

@@ -15,23 +15,36 @@ from bids_brainage.image.brain import rim
 from bids_brainage.image.io import Volume, read, save
 from bids_brainage.image.masks import Mask, dilate
 from bids_brainage.image.volumes import MINIMUM, stripped_at
-from bids_brainage.training.agreement import Judged, raw_volumes
-from bids_brainage.training.heads import seen, through_stages
+from bids_brainage.training.agreement import Judged, final_mask, raw_volumes
+from bids_brainage.training.heads import Example, seen, through_stages
 
-MARGINS = (0.0, 3.0)
+CUTS = {
+    "network_mask": "along the network's brain mask, which takes a twentieth of the brain along",
+    "app_mask": "along the brain mask that the app writes",
+    "margin_3_mm": "3 mm around the network's brain mask",
+}
 
 
 def stripped_copies(
-    head: tuple[str, Path, Path], work: Path, *, segment_bundle: Path, threads: int = 1
+    head: tuple[str, Path, Path], example: Example, atlas: Atlas, work: Path, *, segment_bundle: Path, threads: int = 1
 ) -> list[dict[str, Path]]:
-    """A head's copies without skull, one for each of :data:`MARGINS` (mm), taken through the stages as the head was."""
+    """A head's copies without skull, one for each of :data:`CUTS`, taken through the stages as the head was.
+
+    Parameters
+    ----------
+    head, example
+        Name, T1w and segmentation; what the atlas needs of them.
+    atlas : Atlas
+        Made without this person: the app's mask is that of a head that it does not know.
+    """
     name, t1w, _ = head
-    brain = through_stages(t1w, work / name, segment_bundle=segment_bundle, threads=threads)["brain_mask"]
+    paths = through_stages(t1w, work / name, segment_bundle=segment_bundle, threads=threads)
+    scan, brain = read(t1w), read(paths["brain_mask"], np.uint8).data > 0
+    copies = (strip(scan, brain), strip(scan, final_mask(atlas, example)), strip(scan, brain, 3))
     made = []
-    for margin in MARGINS:
-        folder = work / (f"{name}_strip-{margin:g}" if margin else f"{name}_strip")
+    for cut, copy in zip(CUTS, copies, strict=True):
+        folder = work / f"{name}_{cut}"
         folder.mkdir(parents=True, exist_ok=True)
-        copy = strip(read(t1w), read(brain, np.uint8).data > 0, margin)
         path = save(folder / "changed.nii.gz", copy.data.astype(np.float32), copy.affine)
         made.append(through_stages(path, folder, segment_bundle=segment_bundle, threads=threads))
     return made
@@ -44,7 +57,7 @@ def strip(scan: Volume, brain: Mask, margin: float = 0.0) -> Volume:
 
 
 class Copies(NamedTuple):
-    """Stripped copies of heads, by growing margin.
+    """Stripped copies of heads, by :data:`CUTS`.
 
     Attributes
     ----------
@@ -64,7 +77,7 @@ class Copies(NamedTuple):
 
 
 class Shifts(NamedTuple):
-    """What an atlas knows of stripped scans: its entries ``rims`` (copies,) and ``stripped`` (copies, 146)."""
+    """What an atlas knows of stripped scans: ``rims`` (copies,), growing, and ``stripped`` (copies, 146)."""
 
     rims: NDArray[np.float32]
     stripped: NDArray[np.float32]
@@ -105,8 +118,9 @@ def shifts(copies: Copies, whole: NDArray[np.float64]) -> Shifts:
         Of the heads themselves, mm^3, not calibrated, by the same atlases.
     """
     other = np.array([*muse.mirrored()[:145], 145])
-    level = copies.added(whole).mean(axis=0)
-    return Shifts(copies.rims.mean(axis=0).astype(np.float32), ((level + level[:, other]) / 2).astype(np.float32))
+    rims, level = copies.rims.mean(axis=0), copies.added(whole).mean(axis=0)
+    order = np.argsort(rims)
+    return Shifts(rims[order].astype(np.float32), ((level + level[:, other]) / 2)[order].astype(np.float32))
 
 
 def judge_stripped(judged: Judged, copies: Copies, who: NDArray[np.int_]) -> NDArray[np.float64]:

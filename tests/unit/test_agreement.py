@@ -33,7 +33,7 @@ from bids_brainage.training.agreement import (
 from bids_brainage.training.atlas import describe, write
 from bids_brainage.training.heads import FILES, RESOLUTION, Example, through_stages
 from bids_brainage.training.judge import STRUCTURES
-from bids_brainage.training.stripped import Copies, judge_stripped, shifts
+from bids_brainage.training.stripped import CUTS, Copies, judge_stripped, shifts
 
 VOLUMES = arrays(np.float64, (6, 146), elements=st.floats(100, 1e5))
 
@@ -85,6 +85,21 @@ def test_what_stripping_does_to_all_alike_is_found(whole, factor):
     assert np.allclose(stripped_at(*known, 0.05), 0.75 * np.log(factor), atol=1e-5)
     assert np.allclose(stripped_at(*known, -1), known.stripped[0])
     assert np.allclose(stripped_at(*known, 3), known.stripped[1])
+
+
+def test_between_three_cuts_the_nearest_two_decide():
+    """A cut along the brain loses cortex that half a millimetre brings back: no line goes through all three."""
+    rims, shift = np.array([0.0, 0.05, 0.2], np.float32), np.array([-0.14, 0.0, 0.02], np.float32)
+    found = [stripped_at(rims, np.tile(shift[:, None], 146), rim)[0] for rim in (-1, 0, 0.025, 0.05, 0.125, 0.2, 1)]
+    assert np.allclose(found, [-0.14, -0.14, -0.07, 0.0, 0.01, 0.02, 0.02], atol=1e-6)
+
+
+def test_cuts_are_known_by_growing_rims():
+    whole = np.full((6, 146), 1000.0)
+    copies = Copies(np.stack([1.2 * whole, 0.9 * whole, whole], axis=1), np.tile([0.2, 0.0, 0.1], (6, 1)))
+    known = shifts(copies, whole)
+    assert known.rims.tolist() == pytest.approx([0.0, 0.1, 0.2])
+    assert np.allclose(known.stripped[:, 0], np.log([0.9, 1.0, 1.2]), atol=1e-6)
 
 
 @settings(max_examples=25)
@@ -159,7 +174,7 @@ def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(e
     spread = np.random.default_rng(0).uniform(0.9, 1.1, (3, 146))
     measured = [Measured(np.full(146, 500.0) * own, own[:145], own[:9], own[:3], 0.97) for own in spread]
     judged = Judged(600 * spread, 610 * spread, measured, np.ones((3, 146)))
-    copies = Copies(judged.raw[:, None] * np.array([1.1, 0.95])[:, None], np.tile([0.01, 0.2], (3, 1)))
+    copies = Copies(judged.raw[:, None] * np.array([1.1, 1.0, 0.95])[:, None], np.tile([0.01, 0.05, 0.2], (3, 1)))
     atlas = average(examples)._replace(**shifts(copies, judged.raw)._asdict())
     write(atlas, tmp_path)
     card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who), False)
@@ -170,8 +185,8 @@ def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(e
         assert np.array_equal(getattr(found, name), getattr(atlas, name))
     assert np.allclose(look_up(found, examples[0].points), look_up(atlas, examples[0].points), atol=0.01)
     figures = card["metrics"]["stripped"]
-    assert {"margin_0_mm", "margin_3_mm"} < set(figures)
-    assert abs(figures["margin_0_mm"]["ICV"]["bias_percent"]["value"]) < 0.1
+    assert set(CUTS) < set(figures)
+    assert abs(figures["network_mask"]["ICV"]["bias_percent"]["value"]) < 0.1
 
 
 def test_the_average_is_a_probability_and_alike_on_both_sides(examples):
