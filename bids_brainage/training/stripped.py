@@ -19,7 +19,6 @@ from bids_brainage.training.agreement import Judged, final_mask, raw_volumes
 from bids_brainage.training.heads import Example, seen, through_stages
 
 CUTS = {
-    "network_mask": "along the network's brain mask, which takes a twentieth of the brain along",
     "app_mask": "along the brain mask that the app writes",
     "margin_3_mm": "3 mm around the network's brain mask",
 }
@@ -40,7 +39,7 @@ def stripped_copies(
     name, t1w, _ = head
     paths = through_stages(t1w, work / name, segment_bundle=segment_bundle, threads=threads)
     scan, brain = read(t1w), read(paths["brain_mask"], np.uint8).data > 0
-    copies = (strip(scan, brain), strip(scan, final_mask(atlas, example)), strip(scan, brain, 3))
+    copies = (strip(scan, final_mask(atlas, example)), strip(scan, brain, 3))
     made = []
     for cut, copy in zip(CUTS, copies, strict=True):
         folder = work / f"{name}_{cut}"

@@ -174,7 +174,7 @@ def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(e
     spread = np.random.default_rng(0).uniform(0.9, 1.1, (3, 146))
     measured = [Measured(np.full(146, 500.0) * own, own[:145], own[:9], own[:3], 0.97) for own in spread]
     judged = Judged(600 * spread, 610 * spread, measured, np.ones((3, 146)))
-    copies = Copies(judged.raw[:, None] * np.array([1.1, 1.0, 0.95])[:, None], np.tile([0.01, 0.05, 0.2], (3, 1)))
+    copies = Copies(judged.raw[:, None] * np.array([1.1, 0.95])[:, None], np.tile([0.01, 0.2], (3, 1)))
     atlas = average(examples)._replace(**shifts(copies, judged.raw)._asdict())
     write(atlas, tmp_path)
     card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who), False)
@@ -186,7 +186,7 @@ def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(e
     assert np.allclose(look_up(found, examples[0].points), look_up(atlas, examples[0].points), atol=0.01)
     figures = card["metrics"]["stripped"]
     assert set(CUTS) < set(figures)
-    assert abs(figures["network_mask"]["ICV"]["bias_percent"]["value"]) < 0.1
+    assert abs(figures["app_mask"]["ICV"]["bias_percent"]["value"]) < 0.1
 
 
 def test_the_average_is_a_probability_and_alike_on_both_sides(examples):
