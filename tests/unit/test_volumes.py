@@ -127,7 +127,9 @@ def test_the_volumes_of_a_stripped_scan_are_brought_to_those_of_the_whole_head(a
         copy = whole * np.exp(shift)
         told, known, untold = calibrate(copy, atlas, left), calibrate(whole, atlas), calibrate(copy, atlas)
         assert told == pytest.approx(known, rel=1e-5)
-        assert untold[muse.TOTAL_BRAIN] > 1.01 * known[muse.TOTAL_BRAIN] or untold[muse.ICV] < 0.97 * known[muse.ICV]
+        assert (
+            abs(untold[muse.TOTAL_BRAIN] / known[muse.TOTAL_BRAIN] - 1) > 0.01
+        )  # less along the mask, more with a rim
 
 
 def test_what_a_stripped_scan_holds_beside_the_brain():
