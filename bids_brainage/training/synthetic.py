@@ -238,7 +238,7 @@ def palette(draw: Draw, contrast: str) -> tuple[Tensor, Tensor]:
 
 
 def missing(draw: Draw) -> str:
-    """What a scan lacks, each as often as :data:`LACKS` has it; "" for nothing."""
+    """What a scan lacks, by the shares that add up in :data:`LACKS`; "" for nothing."""
     drawn = draw.rng.random()
     return next((lack for lack, below in LACKS.items() if drawn < below), "")
 
