@@ -61,11 +61,9 @@ def main() -> None:
         atlases = agreement.without_each(examples, who)
         judged = agreement.leave_one_out(examples, who, atlases)
         if args.stripped:
-            paths = [
-                stripped.stripped_copies(head, one, atlases[w], work, segment_bundle=SEGMENT, threads=args.threads)
-                for head, one, w in zip(found, examples, who, strict=True)
-            ]
-            copies = stripped.measure_copies(atlases, who, paths)
+            copies = stripped.copies_of(
+                found, examples, atlases, who, work, segment_bundle=SEGMENT, threads=args.threads
+            )
     print_masks(examples, judged)
     print_structures(judged)
     print("| volume | r | bias % | median absolute error % |\n|---|---|---|---|")

@@ -55,11 +55,8 @@ def main() -> None:
     judged = agreement.leave_one_out(examples, who, atlases)
     _, slope = agreement.calibration(judged.raw, judged.reference)
     names, chosen = [one.name for one in examples], [head for head in found if head[0] not in SKIPPED][: args.most]
-    paths = [
-        stripped.stripped_copies(head, one, atlases[w], args.work, segment_bundle=SEGMENT, threads=args.threads)
-        for head, one, w in zip(found, examples, who, strict=True)
-    ]
-    bare = stripped.judge_stripped(judged, stripped.measure_copies(atlases, who, paths), who)
+    copies = stripped.copies_of(found, examples, atlases, who, args.work, segment_bundle=SEGMENT, threads=args.threads)
+    bare = stripped.judge_stripped(judged, copies, who)
     apart = by_icv(bare) - by_icv(judged.volumes)[:, None]
     rows = [row for head in chosen for row in apart[names.index(head[0])]]
     for number, head in enumerate(chosen):

@@ -15,6 +15,7 @@ from bids_brainage.core.bundle import load as load_bundle
 from bids_brainage.core.errors import BundleError
 from bids_brainage.image.io import Grid, Volume
 from bids_brainage.image.register import WORKING_MM, align, displacement, template_brain
+from bids_brainage.image.stripped import Shifts
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.image.template import template as load_template
 
@@ -34,10 +35,8 @@ class Atlas(NamedTuple):
         They sum to 1.
     intercept, slope : arrays of float32, (146,)
         Of log reference on log measured volume (mm^3): 145 regions, then the ICV.
-    rims : array of float32, (2,)
-        How much stripped scans hold beside the brain (:func:`bids_brainage.image.brain.rim`), growing.
-    stripped : array of float32, (2, 146)
-        For each of these, log of what is measured in a head without skull on what is measured in the whole head.
+    shifts : Shifts
+        What stripping adds to the log volumes.
     """
 
     grid: Grid
@@ -46,8 +45,7 @@ class Atlas(NamedTuple):
     probabilities: NDArray[np.float32]
     intercept: NDArray[np.float32]
     slope: NDArray[np.float32]
-    rims: NDArray[np.float32]
-    stripped: NDArray[np.float32]
+    shifts: Shifts
 
 
 def read_atlas(folder: Path) -> Atlas:
@@ -57,13 +55,13 @@ def read_atlas(folder: Path) -> Atlas:
     ------
     BundleError
         Where the bundle is damaged, is no atlas, lies in another space than the default template, or is of a version
-        that did not know stripped scans.
+        that knew less of stripped scans.
     """
     bundle = load_bundle(folder)
     if bundle.card["architecture"] != "atlas" or bundle.card.get("template") != DEFAULT:
         raise BundleError(f"{folder}: is no MUSE atlas in {DEFAULT}; give the bundle that `brainage train atlas` wrote")
     with np.load(bundle.file("atlas.npz"), allow_pickle=False) as stored:
-        if "stripped" not in stored:
+        if not set(Shifts._fields) <= set(stored):
             raise BundleError(f"{folder}: was made by an older version; run `brainage train atlas` again")
         shape = tuple(int(size) for size in stored["shape"])
         covered = np.unpackbits(stored["covered"], count=int(np.prod(shape))).astype(bool)
@@ -76,8 +74,7 @@ def read_atlas(folder: Path) -> Atlas:
             share / share.sum(axis=1, keepdims=True),
             stored["intercept"],
             stored["slope"],
-            stored["rims"],
-            stored["stripped"],
+            Shifts(*(stored[name] for name in Shifts._fields)),
         )
 
 

@@ -6,7 +6,6 @@ doi:10.1016/j.media.2023.102789; Hoopes et al. 2022, SynthStrip, doi:10.1016/j.n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +29,7 @@ from bids_brainage.image.locate import (
     with_dark_air,
 )
 from bids_brainage.image.network import has_bfloat16, load_network
+from bids_brainage.image.stripped import own_brain
 from bids_brainage.image.synthstrip import brain_mask as synthstrip_mask
 
 REFUSED_ML = (SMALLEST_ML, 2500.0)
@@ -60,8 +60,8 @@ class Segmented(NamedTuple):
         ``already_stripped``, ``contrast_exchanged``.
     measures : mapping
         Of :mod:`bids_brainage.core.quality`.
-    brain_rim : float
-        Of a scan that came without skull, what it holds beside the network's own brain (:func:`rim`); else ``nan``.
+    stripped : bool
+        Whether the scan came without skull.
     """
 
     t1w_ordered: Path
@@ -72,7 +72,7 @@ class Segmented(NamedTuple):
     posteriors_between: Path
     flags: tuple[str, ...]
     measures: Mapping[str, float]
-    brain_rim: float
+    stripped: bool
 
 
 def segment(
@@ -137,7 +137,7 @@ def segment(
         io.save_probability(out / "posteriors_between.nii.gz", *between),
         tuple(name for name, raised in flags.items() if raised),
         measures,
-        rim(scan, own) if stripped else math.nan,
+        stripped,
     )
 
 
@@ -157,8 +157,7 @@ def native_masks(probabilities: Sequence[Volume], scan: Volume, head: Volume) ->
     network sees it.
     """
     inside = [Volume(1 - one.data[..., 0], one.affine) for one in probabilities]
-    tissue = [Volume(1 - one.data[..., :2].sum(axis=-1), one.affine) for one in probabilities]
-    brain = masks.solid(io.mean_on(scan.grid, tissue) > 0.5)
+    brain = own_brain(probabilities, scan.grid)
     icv = masks.solid(io.mean_on(scan.grid, inside) > 0.5) | brain
     stripped = is_stripped(head, Volume(inside[0].data > 0.5, inside[0].affine))
     if stripped:
@@ -195,11 +194,6 @@ def midplane(found: Found) -> NDArray[np.float64]:
     where = np.argwhere(brain) @ found.classes.affine[:3, :3].T + found.classes.affine[:3, 3]
     design = np.c_[where, np.ones(len(where))]
     return np.asarray(np.linalg.lstsq(design, 2 * found.right.data[brain].astype(np.float64) - 1, rcond=None)[0])
-
-
-def rim(scan: Volume, brain: masks.Mask) -> float:
-    """How much a stripped scan holds beside the brain: log of all of it on the brain; 0 where cut along it."""
-    return float(np.log(masks.fill_holes(io.occupied(scan.data)).sum() / max(brain.sum(), 1)))
 
 
 def is_stripped(head: Volume, icv: Volume) -> bool:

@@ -22,7 +22,7 @@ from bids_brainage.image.tissue import classify
 FLOOR = 1e-2
 NOWHERE, RARELY = 2e-2, 1e-4
 NETWORK_POWER = 0.75
-BRAIN_SHARE = 0.33
+BRAIN_SHARE = 0.32
 CSF, REST = 145, 146
 
 

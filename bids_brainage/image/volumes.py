@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up, read_atlas, template_points
 from bids_brainage.image.fusion import Head, fuse, fused_mask, gather, measured, spread, structure_prior
 from bids_brainage.image.io import Volume, read, resample, save, save_probability
+from bids_brainage.image.stripped import Cut, added_by, how_cut
 from bids_brainage.image.template import DEFAULT
 
 
@@ -42,7 +42,7 @@ def volumes(
     template: str = DEFAULT,
     given_mask: Path | None = None,
     synthstrip: Path | None = None,
-    brain_rim: float = math.nan,
+    stripped: bool = False,
 ) -> Volumes:
     """Measure the 145 MUSE regions and their composites, on the scale of DLMUSE on 2 mm scans.
 
@@ -63,8 +63,8 @@ def volumes(
         Space of the transform; where it is not the atlas's own, the two templates are registered.
     given_mask, synthstrip : Path, optional
         Where either is there, ``brain_mask`` came from it and stays as it is.
-    brain_rim : float
-        Of a scan that came without skull: its volumes are brought to what the whole head would have shown.
+    stripped : bool
+        Whether the scan came without skull: its volumes are brought to what the whole head would have shown.
 
     Returns
     -------
@@ -81,19 +81,21 @@ def volumes(
     """
     chart = read_atlas(atlas)
     icv = read(icv_mask, np.uint8)
-    head = gather(read(t1w_preproc), icv, [read(posteriors), read(posteriors_between)])
+    seen = [read(posteriors), read(posteriors_between)]
+    head = gather(read(t1w_preproc), icv, seen)
     points = template_points(xfm_inverse, head.masks, template)
     prior = look_up(chart, points)
     structures = structure_prior(prior, head.posterior)
     likely = fuse(prior, structures, head.intensity, points)
     found = measured(likely, head)
+    cut = how_cut(head.native, head.skull, seen) if stripped else None
     brain = read(brain_mask, np.uint8).data > 0
     if given_mask is None and synthstrip is None:
         brain = fused_mask(likely, head, icv.grid, icv.data > 0)
     return Volumes(
         write_table(
             out / "muse_volumes.tsv",
-            calibrate(np.array([*found, head.skull]), chart, None if math.isnan(brain_rim) else brain_rim),
+            calibrate(np.array([*found, head.skull]), chart, cut),
         ),
         save(out / "muse_dseg.nii.gz", region_labels(likely, head), head.native.affine),
         save(out / "brain_mask_fused.nii.gz", brain, icv.affine, np.uint8),
@@ -109,14 +111,7 @@ def region_labels(regions: NDArray[np.float32], head: Head) -> NDArray[np.uint8]
     return resample(Volume(labels.data.astype(np.uint8), labels.affine), head.native.grid, nearest=True)
 
 
-def stripped_at(rims: NDArray[np.float32], stripped: NDArray[np.float32], left: float) -> NDArray[np.float64]:
-    """What stripping adds to the log volumes, ``(146,)``, where the rim is ``left``: linear between an atlas's."""
-    place = float(np.interp(left, rims, np.arange(len(rims))))
-    below = min(int(place), len(rims) - 2)
-    return np.asarray((below + 1 - place) * stripped[below] + (place - below) * stripped[below + 1])
-
-
-def calibrate(measured: NDArray[np.float64], atlas: Atlas, left: float | None = None) -> dict[int, float]:
+def calibrate(measured: NDArray[np.float64], atlas: Atlas, cut: Cut | None = None) -> dict[int, float]:
     r"""Volumes by MUSE number: :math:`\log V = a + b (\log M - s)` for regions and ICV, composites summed.
 
     Parameters
@@ -125,10 +120,10 @@ def calibrate(measured: NDArray[np.float64], atlas: Atlas, left: float | None = 
         145 regions and the ICV, mm^3.
     atlas : Atlas
         Holds the intercepts :math:`a`, the slopes :math:`b` and the shifts :math:`s` of stripped scans.
-    left : float, optional
-        :func:`bids_brainage.image.brain.rim` of a scan that came without skull; :math:`s` is 0 where it did not.
+    cut : Cut, optional
+        How a scan that came without skull was cut; :math:`s` is 0 where it was not.
     """
-    added = 0 if left is None else stripped_at(atlas.rims, atlas.stripped, left)
+    added = 0 if cut is None else added_by(cut, atlas.shifts)
     logarithm = np.log(np.maximum(measured, MINIMUM)) - added
     scaled = np.exp(atlas.intercept.astype(np.float64) + atlas.slope.astype(np.float64) * logarithm)
     values = {region.number: float(v) for region, v in zip(muse.regions(), scaled, strict=False)}

@@ -16,6 +16,7 @@ from bids_brainage.image.atlas import Atlas, look_up
 from bids_brainage.image.fusion import CSF, Head, fuse, fused_mask, measured, structure_prior
 from bids_brainage.image.io import Volume, resample
 from bids_brainage.image.masks import dice
+from bids_brainage.image.stripped import no_shifts
 from bids_brainage.image.template import DEFAULT, template
 from bids_brainage.image.tissue import TISSUES
 from bids_brainage.image.volumes import MINIMUM
@@ -44,7 +45,7 @@ def average(examples: Sequence[Example]) -> Atlas:
     share /= share.sum(axis=1, keepdims=True)
     rows = np.where(covered, np.cumsum(covered) - 1, -1).astype(np.int32).reshape(grid.shape)
     none = np.zeros(146, np.float32)
-    return Atlas(grid, rows, labels, share, none, none + 1, np.arange(2, dtype=np.float32), np.stack([none, none]))
+    return Atlas(grid, rows, labels, share, none, none + 1, no_shifts())
 
 
 class Measured(NamedTuple):

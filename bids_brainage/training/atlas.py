@@ -28,7 +28,7 @@ from bids_brainage.training.agreement import (
 )
 from bids_brainage.training.heads import RESOLUTION, prepare
 from bids_brainage.training.judge import STRUCTURES, interval
-from bids_brainage.training.stripped import CUTS, judge_stripped, measure_copies, shifts, stripped_copies
+from bids_brainage.training.stripped import CUTS, copies_of, judge_stripped, shifts
 
 LOG = logging.getLogger("bids_brainage")
 
@@ -63,7 +63,7 @@ def build(
     used = [head for head in heads if head[0] != leave_out]
     if len(used) < 3:
         raise UsageError(f"{out}: an atlas needs three heads or more, {len(used)} given; add heads")
-    examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in _counted(used, "whole")]
+    examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in _counted(used)]
     who = people(examples)
     if who.max() < 2:
         raise UsageError(
@@ -72,24 +72,20 @@ def build(
     atlases = without_each(examples, who)
     judged = leave_one_out(examples, who, atlases)
     intercept, slope = calibration(judged.raw, judged.reference)
-    paths = [
-        stripped_copies(head, one, atlases[w], work, segment_bundle=segment_bundle, threads=threads)
-        for head, one, w in zip(_counted(used, "without skull"), examples, who, strict=True)
-    ]
-    copies = measure_copies(atlases, who, paths)
+    copies = copies_of(used, examples, atlases, who, work, segment_bundle=segment_bundle, threads=threads)
     out.mkdir(parents=True, exist_ok=True)
     known = shifts(copies, judged.raw)
-    write(average(examples)._replace(intercept=intercept, slope=slope, **known._asdict()), out)
+    write(average(examples)._replace(intercept=intercept, slope=slope, shifts=known), out)
     shipped = contents_of(path for _, *paths in used for path in paths) == SHIPPED_HEADS
     card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who), shipped)
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
 
 
-def _counted(heads: Sequence[tuple[str, Path, Path]], how: str) -> Iterator[tuple[str, Path, Path]]:
+def _counted(heads: Sequence[tuple[str, Path, Path]]) -> Iterator[tuple[str, Path, Path]]:
     """The heads, each told in the log as its turn comes."""
     for number, head in enumerate(heads, start=1):
-        LOG.info("head %d of %d, %s: %s", number, len(heads), how, head[0])
+        LOG.info("head %d of %d: %s", number, len(heads), head[0])
         yield head
 
 
@@ -106,8 +102,7 @@ def write(atlas: Atlas, out: Path) -> None:
             probabilities=np.rint(atlas.probabilities * 255).astype(np.uint8),
             intercept=atlas.intercept,
             slope=atlas.slope,
-            rims=atlas.rims,
-            stripped=atlas.stripped,
+            **atlas.shifts._asdict(),
         )
     rows = [f"{region.number}\t{region.name}" for region in muse.regions()]
     write_text(out / "labels.tsv", "\n".join(["index\tname", *rows]) + "\n")
@@ -167,7 +162,7 @@ def describe(
         },
     }
     return {
-        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.8.0", "needs": [],
+        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.9.0", "needs": [],
         "description": "Probabilities of the 145 MUSE regions in template space, both sides averaged, and the "
         "ratios that bring volumes measured with it to DLMUSE's scale on 2 mm scans",
         "template": DEFAULT, "resolution_mm": RESOLUTION, "training": {

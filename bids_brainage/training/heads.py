@@ -25,6 +25,7 @@ from bids_brainage.image.register import register, warp
 from bids_brainage.image.template import DEFAULT, template
 
 RESOLUTION = 2.0
+POSTERIORS = ("posteriors", "posteriors_between")
 
 
 class Example(NamedTuple):
@@ -122,7 +123,7 @@ FILES = {
 
 def seen(paths: Mapping[str, Path]) -> Head:
     """What the measurement sees of a head, from the files of its stages."""
-    posteriors = [read(paths[name]) for name in ("posteriors", "posteriors_between")]
+    posteriors = [read(paths[name]) for name in POSTERIORS]
     return gather(read(paths["t1w_preproc"]), read(paths["icv_mask"], np.uint8), posteriors)
 
 

@@ -168,7 +168,7 @@ def describe(
         "name": recipe.out.name,
         "architecture": "segment",
         "role": "segmentation",
-        "version": "1.8.0",
+        "version": "1.9.0",
         "description": "U-Net that segments a head into 18 classes and two hemispheres at 2 mm; "
         "trained on synthetic images alone",
         "needs": ["t1w_native"],

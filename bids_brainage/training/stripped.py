@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +12,18 @@ from numpy.typing import NDArray
 
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, template_points
-from bids_brainage.image.brain import rim
 from bids_brainage.image.io import Volume, read, save
 from bids_brainage.image.masks import Mask, dilate
-from bids_brainage.image.volumes import MINIMUM, stripped_at
+from bids_brainage.image.stripped import Cut, Shifts, added_by, how_cut
+from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.training.agreement import Judged, final_mask, raw_volumes
-from bids_brainage.training.heads import Example, seen, through_stages
+from bids_brainage.training.heads import POSTERIORS, Example, seen, through_stages
 
+LOG = logging.getLogger("bids_brainage")
+
+PRIOR_HEADS = 5
 CUTS = {
+    "network_mask": "along the network's brain mask, which takes brain along",
     "app_mask": "along the brain mask that the app writes",
     "margin_3_mm": "3 mm around the network's brain mask",
 }
@@ -39,7 +44,7 @@ def stripped_copies(
     name, t1w, _ = head
     paths = through_stages(t1w, work / name, segment_bundle=segment_bundle, threads=threads)
     scan, brain = read(t1w), read(paths["brain_mask"], np.uint8).data > 0
-    copies = (strip(scan, final_mask(atlas, example)), strip(scan, brain, 3))
+    copies = (strip(scan, brain), strip(scan, final_mask(atlas, example)), strip(scan, brain, 3))
     made = []
     for cut, copy in zip(CUTS, copies, strict=True):
         folder = work / f"{name}_{cut}"
@@ -62,12 +67,12 @@ class Copies(NamedTuple):
     ----------
     volumes : array, (heads, copies, 146)
         Regions and ICV, mm^3, not calibrated, each by the atlas that measured its whole head.
-    rims : array, (heads, copies)
-        How much they hold beside the brain: :func:`bids_brainage.image.brain.rim`.
+    cuts : array, (heads, copies, 2)
+        Of :class:`bids_brainage.image.stripped.Cut`.
     """
 
     volumes: NDArray[np.float64]
-    rims: NDArray[np.float64]
+    cuts: NDArray[np.float64]
 
     def added(self, whole: NDArray[np.float64]) -> NDArray[np.float64]:
         """What stripping added to each log volume, ``(heads, copies, 146)``; ``whole`` as of :func:`shifts`."""
@@ -75,41 +80,48 @@ class Copies(NamedTuple):
         return np.asarray(both[0] - both[1])
 
 
-class Shifts(NamedTuple):
-    """What an atlas knows of stripped scans: ``rims`` (copies,), growing, and ``stripped`` (copies, 146)."""
-
-    rims: NDArray[np.float32]
-    stripped: NDArray[np.float32]
-
-
-def measure_copies(
-    atlases: Mapping[int, Atlas], who: NDArray[np.int_], paths: Sequence[Sequence[Mapping[str, Path]]]
+def copies_of(
+    heads: Sequence[tuple[str, Path, Path]],
+    examples: Sequence[Example],
+    atlases: Mapping[int, Atlas],
+    who: NDArray[np.int_],
+    work: Path,
+    *,
+    segment_bundle: Path,
+    threads: int = 1,
 ) -> Copies:
-    """Measure the heads' stripped copies by atlases without their person.
+    """Strip heads, take their copies through the app's stages and measure them, each by an atlas without its person.
 
     Parameters
     ----------
+    heads, examples
+        Name, T1w and segmentation of each; what the atlas needs of them.
     atlases, who
         Of :func:`~bids_brainage.training.agreement.without_each` and :func:`~bids_brainage.training.agreement.people`.
-    paths
-        Files of the stages, for each head those of its copies.
+    work : Path
+        Folder that keeps the stages' files.
     """
-    found = [[_measure(atlases[w], one) for one in own] for w, own in zip(who, paths, strict=True)]
-    volumes, rims = zip(*(zip(*own, strict=True) for own in found), strict=True)
-    return Copies(np.array(volumes), np.array(rims))
+    found = []
+    for number, (head, example, w) in enumerate(zip(heads, examples, who, strict=True), start=1):
+        LOG.info("head %d of %d, without skull: %s", number, len(heads), head[0])
+        paths = stripped_copies(head, example, atlases[w], work, segment_bundle=segment_bundle, threads=threads)
+        found.append([_measure(atlases[w], one) for one in paths])
+    volumes, cuts = zip(*(zip(*own, strict=True) for own in found), strict=True)
+    return Copies(np.array(volumes), np.array(cuts))
 
 
-def _measure(atlas: Atlas, paths: Mapping[str, Path]) -> tuple[NDArray[np.float64], float]:
-    """Volumes of a copy, and what it holds beside the brain."""
+def _measure(atlas: Atlas, paths: Mapping[str, Path]) -> tuple[NDArray[np.float64], Cut]:
+    """Volumes of a copy, and how it was cut."""
     head = seen(paths)
     volumes = raw_volumes(atlas, head, template_points(paths["xfm_inverse"], head.masks))
-    return volumes, rim(head.native, read(paths["brain_mask"], np.uint8).data > 0)
+    return volumes, how_cut(head.native, head.skull, [read(paths[name]) for name in POSTERIORS])
 
 
 def shifts(copies: Copies, whole: NDArray[np.float64]) -> Shifts:
     """What stripping does to the log volumes, alike on both sides.
 
-    Where no skull is, the network sees more cortex and white matter, and less fluid.
+    What more fluid in a head changes about it is drawn towards nothing, as if :data:`PRIOR_HEADS` more heads had shown
+    nothing.
 
     Parameters
     ----------
@@ -117,9 +129,15 @@ def shifts(copies: Copies, whole: NDArray[np.float64]) -> Shifts:
         Of the heads themselves, mm^3, not calibrated, by the same atlases.
     """
     other = np.array([*muse.mirrored()[:145], 145])
-    rims, level = copies.rims.mean(axis=0), copies.added(whole).mean(axis=0)
+    added = copies.added(whole)
+    added = (added + added[..., other]) / 2
+    (rims, fluid), spread = copies.cuts.mean(axis=0).T, copies.cuts[..., 1].std(axis=0)
+    more = (copies.cuts[..., 1] - fluid) / np.maximum(spread, 1e-6)
+    level = added.mean(axis=0)
+    slope = np.einsum("hc,hcr->cr", more, added - level) / (len(added) + PRIOR_HEADS)
     order = np.argsort(rims)
-    return Shifts(rims[order].astype(np.float32), ((level + level[:, other]) / 2)[order].astype(np.float32))
+    found = rims, level, np.stack([fluid, spread], axis=1), slope
+    return Shifts(*(part[order].astype(np.float32) for part in found))
 
 
 def judge_stripped(judged: Judged, copies: Copies, who: NDArray[np.int_]) -> NDArray[np.float64]:
@@ -139,8 +157,8 @@ def judge_stripped(judged: Judged, copies: Copies, who: NDArray[np.int_]) -> NDA
     """
     moved = copies.added(judged.raw)
     for left, rest in enumerate(who[:, None] != who):
-        known = shifts(Copies(copies.volumes[rest], copies.rims[rest]), judged.raw[rest])
-        moved[left] -= [stripped_at(*known, one) for one in copies.rims[left]]
+        known = shifts(Copies(copies.volumes[rest], copies.cuts[rest]), judged.raw[rest])
+        moved[left] -= [added_by(Cut(*one), known) for one in copies.cuts[left]]
     return calibrated_again(judged, moved)
 
 

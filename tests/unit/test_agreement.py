@@ -16,8 +16,8 @@ from bids_brainage.image.atlas import look_up, read_atlas
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.fusion import Head
 from bids_brainage.image.io import Volume
+from bids_brainage.image.stripped import Cut, Shifts, added_by
 from bids_brainage.image.template import DEFAULT, template
-from bids_brainage.image.volumes import stripped_at
 from bids_brainage.models.registry import PACKAGED
 from bids_brainage.training.agreement import (
     Judged,
@@ -75,37 +75,56 @@ def test_a_steeper_law_is_found_where_volumes_differ_a_lot():
     assert np.abs(calibration(close, close**1.2)[1] - 1).max() < 0.05
 
 
+def cuts(rims: list[float], fluid: object = 0.2, heads: int = 6) -> np.ndarray:
+    """Cuts of so many heads, ``(heads, copies, 2)``."""
+    rim = np.tile(np.asarray(rims, float), (heads, 1))
+    return np.stack([rim, np.broadcast_to(np.asarray(fluid, float), rim.shape)], axis=-1)
+
+
 @settings(max_examples=25)
 @given(VOLUMES, st.floats(0.7, 1.4))
 def test_what_stripping_does_to_all_alike_is_found(whole, factor):
-    copies = Copies(np.stack([whole * factor, whole], axis=1), np.tile([0.0, 0.2], (6, 1)))
-    known = shifts(copies, whole)
+    known = shifts(Copies(np.stack([whole * factor, whole], axis=1), cuts([0.0, 0.2])), whole)
     assert np.allclose(known.stripped[0], np.log(factor), atol=1e-5)
     assert np.allclose(known.stripped[1], 0, atol=1e-5)
-    assert np.allclose(stripped_at(*known, 0.05), 0.75 * np.log(factor), atol=1e-5)
-    assert np.allclose(stripped_at(*known, -1), known.stripped[0])
-    assert np.allclose(stripped_at(*known, 3), known.stripped[1])
+    assert np.allclose(added_by(Cut(0.05, 0.2), known), 0.75 * np.log(factor), atol=1e-5)
+    assert np.allclose(added_by(Cut(-1, 0.2), known), known.stripped[0])
+    assert np.allclose(added_by(Cut(3, 0.2), known), known.stripped[1])
 
 
 def test_between_three_cuts_the_nearest_two_decide():
     """A cut along the brain loses cortex that half a millimetre brings back: no line goes through all three."""
-    rims, shift = np.array([0.0, 0.05, 0.2], np.float32), np.array([-0.14, 0.0, 0.02], np.float32)
-    found = [stripped_at(rims, np.tile(shift[:, None], 146), rim)[0] for rim in (-1, 0, 0.025, 0.05, 0.125, 0.2, 1)]
+    shift = np.tile(np.array([[-0.14], [0.0], [0.02]], np.float32), 146)
+    known = Shifts(np.array([0.0, 0.05, 0.2], np.float32), shift, np.ones((3, 2), np.float32), 0 * shift)
+    found = [added_by(Cut(rim, 1.0), known)[0] for rim in (-1, 0, 0.025, 0.05, 0.125, 0.2, 1)]
     assert np.allclose(found, [-0.14, -0.14, -0.07, 0.0, 0.01, 0.02, 0.02], atol=1e-6)
 
 
 def test_cuts_are_known_by_growing_rims():
     whole = np.full((6, 146), 1000.0)
-    copies = Copies(np.stack([1.2 * whole, 0.9 * whole, whole], axis=1), np.tile([0.2, 0.0, 0.1], (6, 1)))
+    copies = Copies(np.stack([1.2 * whole, 0.9 * whole, whole], axis=1), cuts([0.2, 0.0, 0.1]))
     known = shifts(copies, whole)
     assert known.rims.tolist() == pytest.approx([0.0, 0.1, 0.2])
     assert np.allclose(known.stripped[:, 0], np.log([0.9, 1.0, 1.2]), atol=1e-6)
 
 
+def test_heads_with_more_fluid_are_told_more():
+    """Six heads of which an SD more of fluid adds a tenth: five more that show nothing leave 6 / 11 of that."""
+    more = np.array([-1.5, -1, -0.2, 0.2, 1, 1.5])
+    more /= more.std()
+    whole = np.full((6, 146), 1000.0)
+    copies = Copies((whole * np.exp(0.1 * more[:, None]))[:, None], cuts([0.05], 0.3 + 0.04 * more[:, None]))
+    known = shifts(copies, whole)
+    assert np.allclose(known.fluid, [[0.3, 0.04]], atol=1e-6)
+    assert np.allclose(known.by_fluid, 0.1 * 6 / 11, atol=1e-5)
+    told = [added_by(Cut(0.05, 0.3 + 0.04 * z), known)[0] for z in (-9, -2, 0, 1, 2, 9)]
+    assert np.allclose(told, 0.1 * 6 / 11 * np.array([-2, -2, 0, 1, 2, 2]), atol=1e-5)
+
+
 @settings(max_examples=25)
 @given(VOLUMES, VOLUMES)
 def test_a_shift_is_alike_on_both_sides_and_the_skulls_is_its_own(whole, copies):
-    shift = shifts(Copies(copies[:, None], np.zeros((6, 1))), whole).stripped[0]
+    shift = shifts(Copies(copies[:, None], cuts([0.0])), whole).stripped[0]
     assert np.allclose(shift[:145], shift[:145][muse.mirrored()[:145]], atol=1e-6)
     assert shift[145] == pytest.approx(np.log(copies[:, 145] / whole[:, 145]).mean(), abs=1e-4)
 
@@ -118,7 +137,7 @@ def test_stripped_copies_are_judged_by_the_shift_of_other_people():
     shrink = np.array([0.5, 0.5, 0.9, 0.9])[:, None, None]
     measured = [Measured(own, own, own, own, 1.0) for own in raw]
     judged = Judged(raw * 2, raw * 2, measured, slopes)
-    copies = Copies(raw[:, None] * np.repeat(shrink, 2, axis=1), np.tile([0.0, 0.2], (4, 1)))
+    copies = Copies(raw[:, None] * np.repeat(shrink, 2, axis=1), cuts([0.0, 0.2], heads=4))
     found = judge_stripped(judged, copies, who)
     assert found.shape == (4, 2, 146)
     off = np.log(found / judged.volumes[:, None])
@@ -174,15 +193,16 @@ def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(e
     spread = np.random.default_rng(0).uniform(0.9, 1.1, (3, 146))
     measured = [Measured(np.full(146, 500.0) * own, own[:145], own[:9], own[:3], 0.97) for own in spread]
     judged = Judged(600 * spread, 610 * spread, measured, np.ones((3, 146)))
-    copies = Copies(judged.raw[:, None] * np.array([1.1, 0.95])[:, None], np.tile([0.01, 0.2], (3, 1)))
-    atlas = average(examples)._replace(**shifts(copies, judged.raw)._asdict())
+    copies = Copies(judged.raw[:, None] * np.array([0.9, 1.1, 0.95])[:, None], cuts([0.01, 0.05, 0.2], heads=3))
+    atlas = average(examples)._replace(shifts=shifts(copies, judged.raw))
     write(atlas, tmp_path)
     card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who), False)
     card["training"]["segmentation"] = "none"
     save_bundle(tmp_path, card)
     found = read_atlas(tmp_path)
-    for name in ("rims", "stripped", "intercept", "slope"):
+    for name in ("intercept", "slope"):
         assert np.array_equal(getattr(found, name), getattr(atlas, name))
+    assert all(np.array_equal(*pair) for pair in zip(found.shifts, atlas.shifts, strict=True))
     assert np.allclose(look_up(found, examples[0].points), look_up(atlas, examples[0].points), atol=0.01)
     figures = card["metrics"]["stripped"]
     assert set(CUTS) < set(figures)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from bids_brainage.core import bundle as bundles
 from bids_brainage.core import quality
 from bids_brainage.core.errors import BundleError, ScanError
-from bids_brainage.image import brain, io, locate, masks
+from bids_brainage.image import brain, io, locate, masks, stripped
 from bids_brainage.image.classes import CLASSES, FREESURFER
 from bids_brainage.image.conform import conform
 from bids_brainage.image.network import load_network, posterior
@@ -117,9 +117,9 @@ def test_a_larger_field_of_view_changes_nothing(simulated, segmented, margin):
     half = brain.has_bfloat16("cpu")
     first = locate.locate_and_segment(network, locate.coarse(larger), half=half).classes
     second = locate.half_a_voxel_on(network, larger, first.grid, half=half)
-    mask, _, stripped = brain.native_masks([first, second], scan, locate.coarse(scan))
+    mask, _, has_no_skull = brain.native_masks([first, second], scan, locate.coarse(scan))
     assert masks.dice(mask, mask_of(segmented.brain_mask)) > 0.995
-    assert not stripped
+    assert not has_no_skull
 
 
 @pytest.mark.parametrize("degrees", [0, 35])
@@ -248,6 +248,22 @@ def test_a_scan_stripped_to_the_brain_keeps_what_is_left(simulated, tmp_path):
     found = run(left, tmp_path)
     assert flags(found) == ("already_stripped",)
     assert masks.dice(mask_of(found.brain_mask), truth) > 0.99
+
+
+def test_a_cut_that_took_brain_along_is_told_from_one_that_did_not(simulated, tmp_path):
+    """All that is left is brain in both, and so is the mask; the network sees less rim where cortex is gone."""
+    scan, truth = simulated
+    kept = {"within": ndimage.binary_erosion(truth), "along": truth, "beside": masks.dilate(truth, 4, scan.grid.zooms)}
+    cuts = {}
+    for name, mask in kept.items():
+        left = io.Volume(np.where(mask, np.maximum(scan.data, 1), 0).astype(np.float32), scan.affine)
+        found = run(left, tmp_path / name)
+        assert found.stripped
+        skull = mask_of(found.icv_mask).sum() * scan.grid.voxel_volume
+        seen = [io.read(path) for path in (found.posteriors, found.posteriors_between)]
+        cuts[name] = stripped.how_cut(left, float(skull), seen)
+    assert cuts["within"].rim < cuts["along"].rim - 0.01 < cuts["beside"].rim - 0.11
+    assert all(0 < cut.fluid < 0.6 for cut in cuts.values())
 
 
 def test_a_scan_stripped_with_csf_loses_the_csf(simulated, segmented, tmp_path):

@@ -49,5 +49,5 @@ def test_every_argument_is_an_artefact_of_an_earlier_stage_or_a_setting(stage):
 
 def test_the_volumes_are_told_what_the_segmentation_flagged():
     """A name that no stage gave would be left at its default without a word."""
-    assert WHERE["brain_rim"].name == "brain"
-    assert "brain_rim" in WHERE["muse_volumes"].arguments
+    assert WHERE["stripped"].name == "brain"
+    assert "stripped" in WHERE["muse_volumes"].arguments

@@ -186,6 +186,28 @@ def test_brain_extraction_keeps_the_brain_and_a_rim_along_a_smooth_border():
     assert 0 < sharp < 40
 
 
+@settings(max_examples=30)
+@given(few=st.integers(12, 60), many=st.integers(12, 120), steepness=st.floats(-3, 3))
+def test_coarse_voxels_are_interpolated_where_they_lie(few, many, steepness):
+    """A line stays a line between the middles of the outer voxels, and beyond them ends at their values."""
+    middles = (np.arange(few) + 0.5) / few
+    wanted = ((np.arange(many) + 0.5) / many).clip(middles[0], middles[-1])
+    assert np.allclose(synthetic.cubic(few, many) @ (1 + steepness * middles), 1 + steepness * wanted, atol=1e-4)
+
+
+def test_resolution_moves_no_place_and_keeps_what_there_is():
+    """Voxels of up to 5.5 mm and slices of up to 6: a ball stays where it is and keeps what it holds."""
+    shape = synthetic.CROP
+    where = synthetic.positions(shape, torch.device("cpu"))
+    ball = torch.exp(-((where.square().sum(0) / 20**2) ** 2))[None, None]
+    for seed in range(60):
+        found = synthetic.resolution(synthetic.Draw([seed], shape, torch.device("cpu")), ball)[0, 0]
+        assert found.shape == shape
+        assert found.min() >= 0
+        assert float(found.sum()) == pytest.approx(float(ball.sum()), rel=0.02)
+        assert (where * found).sum((1, 2, 3)).abs().max() / found.sum() < 0.2
+
+
 def test_what_scans_lack_is_as_frequent_as_said():
     draw = synthetic.Draw([0], synthetic.CROP, torch.device("cpu"))
     found = [synthetic.missing(draw) for _ in range(4000)]

@@ -16,12 +16,12 @@ from bids_brainage.core.errors import BundleError
 from bids_brainage.core.files import read_json
 from bids_brainage.image import brain, muse
 from bids_brainage.image.atlas import look_up, read_atlas
-from bids_brainage.image.brain import rim
 from bids_brainage.image.classes import CLASSES
 from bids_brainage.image.fusion import fuse, gather, measured, spread, structure_prior
 from bids_brainage.image.io import Volume, read, save, save_probability, shifted
 from bids_brainage.image.masks import dice, fill_holes
-from bids_brainage.image.volumes import calibrate, stripped_at, volumes
+from bids_brainage.image.stripped import Cut, added_by, how_cut
+from bids_brainage.image.volumes import calibrate, volumes
 
 LEFT_VENTRICLE, RIGHT_VENTRICLE = 52, 51
 
@@ -122,10 +122,12 @@ def test_calibration_keeps_order(atlas):
 
 def test_the_volumes_of_a_stripped_scan_are_brought_to_those_of_the_whole_head(atlas):
     whole = np.geomspace(300, 2e6, 146)
-    assert atlas.rims[0] < 0.05 < 0.1 < atlas.rims[1]
-    for left, shift in zip(atlas.rims, atlas.stripped, strict=True):
+    shifts = atlas.shifts
+    assert shifts.rims[0] < 0.05 < shifts.rims[1] < 0.15 < shifts.rims[2]
+    for rim, fluid, shift in zip(shifts.rims, shifts.fluid[:, 0], shifts.stripped, strict=True):
         copy = whole * np.exp(shift)
-        told, known, untold = calibrate(copy, atlas, left), calibrate(whole, atlas), calibrate(copy, atlas)
+        told = calibrate(copy, atlas, Cut(float(rim), float(fluid)))
+        known, untold = calibrate(whole, atlas), calibrate(copy, atlas)
         assert told == pytest.approx(known, rel=1e-5)
         assert (
             abs(untold[muse.TOTAL_BRAIN] / known[muse.TOTAL_BRAIN] - 1) > 0.01
@@ -136,7 +138,11 @@ def test_what_a_stripped_scan_holds_beside_the_brain():
     ball = np.linalg.norm(np.indices((40, 40, 40)) - 20, axis=0)
     for radius, known in ((10, 0.0), (12, 3 * np.log(1.2))):
         scan = Volume(np.where(ball <= radius, 5.0, -1.0).astype(np.float32), np.eye(4))
-        assert rim(scan, ball <= 10) == pytest.approx(known, abs=0.03)
+        seen = np.zeros((*ball.shape, 18), np.float32)
+        seen[..., 0], seen[..., 1], seen[..., 2] = ball > 14, (ball <= 14) & (ball > 10), ball <= 10
+        found = how_cut(scan, float((ball <= 14).sum()), [Volume(seen, np.eye(4))])
+        assert found.rim == pytest.approx(known, abs=0.03)
+        assert found.fluid == pytest.approx(3 * np.log(1.4), abs=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +183,15 @@ def test_a_ventricle_grown_on_the_left_is_larger_on_the_left(lopsided, bundle, t
 def test_what_a_stripped_scan_holds_reaches_the_volumes(lopsided, bundle, atlas, tmp_path):
     *head, _ = lopsided
     icv = []
-    for name, left in (("whole", np.nan), ("stripped", 0.1)):
+    for name, stripped in (("whole", False), ("stripped", True)):
         (tmp_path / name).mkdir()
-        made = volumes(*head, atlas=bundle, out=tmp_path / name, brain_rim=left)
+        made = volumes(*head, atlas=bundle, out=tmp_path / name, stripped=stripped)
         with made.muse_volumes.open(encoding="utf-8") as stream:
             icv.append({row["name"]: float(row["volume_mm3"]) for row in csv.DictReader(stream, delimiter="\t")}["ICV"])
-    shift = stripped_at(atlas.rims, atlas.stripped, 0.1)[145]
+    scan, skull = read(head[0]), read(head[2], np.uint8)
+    cut = how_cut(scan, float(skull.data.sum() * skull.grid.voxel_volume), [read(path) for path in head[3:5]])
+    shift = added_by(cut, atlas.shifts)[145]
+    assert abs(shift) > 1e-3
     assert icv[1] / icv[0] == pytest.approx(np.exp(-atlas.slope[145] * shift), rel=1e-4)
 
 
@@ -219,10 +228,10 @@ def test_a_bundle_of_another_kind_is_refused(bundle):
         read_atlas(bundle.parent / "roi")
 
 
-def test_an_atlas_that_knows_no_stripped_scans_is_refused(bundle, tmp_path):
+def test_an_atlas_that_knows_less_of_stripped_scans_is_refused(bundle, tmp_path):
     """As versions before wrote it."""
     with np.load(bundle / "atlas.npz") as stored:
-        np.savez(tmp_path / "atlas.npz", **{name: stored[name] for name in stored if name not in ("rims", "stripped")})
+        np.savez(tmp_path / "atlas.npz", **{name: stored[name] for name in stored if name not in ("fluid", "by_fluid")})
     save_bundle(tmp_path, {key: v for key, v in read_json(bundle / "model.json").items() if key != "files"})
     with pytest.raises(BundleError, match="older version; run `brainage train atlas` again"):
         read_atlas(tmp_path)
