@@ -81,8 +81,4 @@ def added_by(cut: Cut, shifts: Shifts) -> FloatArray:
     mean, sd = shifts.fluid.T.astype(np.float64)
     more = np.clip((cut.fluid - mean) / np.maximum(sd, 1e-6), -FURTHEST, FURTHEST)
     each = shifts.stripped + more[:, None] * shifts.by_fluid
-    if len(each) == 1:
-        return np.asarray(each[0])
-    place = float(np.interp(cut.rim, shifts.rims, np.arange(len(each))))
-    below = min(int(place), len(each) - 2)
-    return np.asarray((below + 1 - place) * each[below] + (place - below) * each[below + 1])
+    return np.array([np.interp(cut.rim, shifts.rims, region) for region in each.T])
