@@ -8,8 +8,8 @@ one person are left out together.
 
 The ``roi`` model that ships knows with what error the app measures, and that comes from these very heads. With
 ``--muse``, the folder of the tables that it was trained on, the ages of each head are also given by a model whose error
-is of the heads of others. With ``--stripped``, the ages of copies of each head without skull, by the model that ships:
-as they are measured, and as they are told, with the shift of other people's copies taken out.
+is of the heads of others. With ``--copies``, the ages of copies of each head without skull and in larger voxels, by the
+model that ships: as they are measured, and as they are told, by what other people's copies show.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ import numpy as np
 import bids_brainage
 from bids_brainage.bids.tables import read_tsv
 from bids_brainage.image import muse
-from bids_brainage.image.volumes import MINIMUM
+from bids_brainage.image.calibration import logarithm
 from bids_brainage.models.base import load_model
 from bids_brainage.models.registry import PACKAGED, find
 from bids_brainage.models.roi import RoiModel
-from bids_brainage.training import agreement, heads, judge, stripped
+from bids_brainage.training import agreement, coarse, heads, judge, stripped
+from bids_brainage.training.atlas import against_heads
 from bids_brainage.training.card import left_out
 from bids_brainage.training.measurement import MeasurementError, against_reference, read_error
 from bids_brainage.training.muse import Cohort, read_cohort
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="BIDS dataset with derivatives/dlmuse")
     parser.add_argument("--work", type=Path, help="folder that keeps the stages' files (default: a temporary one)")
     parser.add_argument("--muse", type=Path, help="folder of the tables of regional volumes that roi was trained on")
-    parser.add_argument("--stripped", action="store_true", help="ages of copies without skull, too")
+    parser.add_argument("--copies", action="store_true", help="ages of copies without skull and in larger voxels, too")
     parser.add_argument("--out", type=Path, default=Path("accuracy.tsv"), help="TSV of all regions")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
@@ -60,10 +61,10 @@ def main() -> None:
         who = agreement.people(examples)
         atlases = agreement.without_each(examples, who)
         judged = agreement.leave_one_out(examples, who, atlases)
-        if args.stripped:
-            copies = stripped.copies_of(
-                found, examples, atlases, who, work, segment_bundle=SEGMENT, threads=args.threads
-            )
+        if args.copies:
+            how = {"segment_bundle": SEGMENT, "threads": args.threads}
+            bare = stripped.copies_of(found, examples, atlases, who, work, **how)
+            large = coarse.coarse_volumes(found, atlases, who, work, **how)
     print_masks(examples, judged)
     print_structures(judged)
     print("| volume | r | bias % | median absolute error % |\n|---|---|---|---|")
@@ -74,8 +75,12 @@ def main() -> None:
     if args.muse:
         print("\nBy a model whose measurement error is of the heads of others:")
         print_ages(examples, known, blind_ages(examples, judged, known, who, read_people(args.muse)))
-    if args.stripped:
-        print_stripped(examples, people(args.data), judged, copies, who)
+    if args.copies:
+        print("\nWithout skull, years from the whole head:\n")
+        print_copies(examples, known, judged, stripped.CUTS, bare.volumes, stripped.judge_stripped(judged, bare, who))
+        print("\nIn larger voxels, years from the head as it is:\n")
+        sizes = [f"{edge:g} mm" for edge in coarse.EDGES]
+        print_copies(examples, known, judged, sizes, large, coarse.judge_coarse(judged, large, who))
     write_regions(args.out, judged)
 
 
@@ -86,7 +91,7 @@ def people(dataset: Path) -> dict[str, dict[str, str]]:
 
 def against_dlmuse(volumes: np.ndarray, reference: np.ndarray) -> MeasurementError:
     """Errors of log volumes relative to ICV; volumes as of :class:`agreement.Judged`."""
-    relative = [np.log(np.maximum(v[:, :145], MINIMUM) / v[:, 145:]) for v in (volumes, reference)]
+    relative = [logarithm(v[:, :145]) - logarithm(v[:, 145:]) for v in (volumes, reference)]
     return against_reference(relative[0] - relative[1], muse.classes()[:145], muse.mirrored()[:145])
 
 
@@ -179,30 +184,47 @@ def print_ages(examples: list[heads.Example], known: dict[str, dict[str, str]], 
         print(f"\n{which}, n = {len(gap)}: {told} years")
 
 
-def print_stripped(
+def print_copies(
     examples: list[heads.Example],
     known: dict[str, dict[str, str]],
     judged: agreement.Judged,
-    copies: stripped.Copies,
-    who: np.ndarray,
+    names: Sequence[str],
+    measured: np.ndarray,
+    told: np.ndarray,
 ) -> None:
-    """How far ages of copies without skull are from those of the whole heads."""
+    """How far ages of copies are from those of the heads, and their volumes.
+
+    Parameters
+    ----------
+    names
+        Of the copies of a head.
+    measured, told : arrays, (heads, copies, 146)
+        mm^3, not calibrated; and calibrated as copies of their kind.
+    """
     model = load_model(find("roi", [PACKAGED]))
-    untold = stripped.calibrated_again(judged, copies.added(judged.raw))
-    told = stripped.judge_stripped(judged, copies, who)
-    print("\nWithout skull, years from the whole head:\n")
-    print("| head | cut | as measured | as told |\n|---|---|---|---|")
+    untold = agreement.calibrated_again(judged, agreement.added(measured, judged.raw))
+    print("| head | copy | as measured | as told |\n|---|---|---|---|")
     gaps = []
     for one, whole, *both in zip(examples, judged.volumes, untold, told, strict=True):
         clean, *found = ages_of(model, [whole, *both[0], *both[1]], sex_of(one, known))
         gap = np.reshape(found, (2, -1)) - clean
         gaps.append(gap)
-        for cut, (before, after) in zip(stripped.CUTS, gap.T, strict=True):
-            print(f"| {one.name} | {cut} | {before:+.1f} | {after:+.1f} |")
-    for which, gap in zip(("as measured", "as told"), np.moveaxis(gaps, 1, 0), strict=True):
-        for cut, own in zip(stripped.CUTS, gap.T, strict=True):
+        for name, (before, after) in zip(names, gap.T, strict=True):
+            print(f"| {one.name} | {name} | {before:+.1f} | {after:+.1f} |")
+    volumes = (untold, told)
+    for which, gap, made in zip(("as measured", "as told"), np.moveaxis(gaps, 1, 0), volumes, strict=True):
+        for name, own, copies in zip(names, gap.T, made.swapaxes(0, 1), strict=True):
             said = f"mean {own.mean():+.1f}, mean absolute {np.abs(own).mean():.1f}, largest {np.abs(own).max():.1f}"
-            print(f"\n{which}, {cut}, n = {len(own)}: {said} years")
+            print(f"\n{which}, {name}, n = {len(own)}: {said} years; volumes, bias (median absolute error) %: ", end="")
+            print(", ".join(f"{part} {both}" for part, both in off(judged, copies).items()))
+
+
+def off(judged: agreement.Judged, copies: np.ndarray) -> dict[str, str]:
+    """Bias and median absolute error of the volumes of copies against those of the heads, per cent."""
+    found = against_heads(judged, copies).items()
+    figures = {name: [one[key] for key in ("bias_percent", "median_absolute_error_percent")] for name, one in found}
+    numbers = {name: [v["value"] if isinstance(v, dict) else v for v in both] for name, both in figures.items()}
+    return {name: f"{bias:+.1f} ({error:.1f})" for name, (bias, error) in numbers.items()}
 
 
 def shown(figure: float | dict[str, float]) -> str:

@@ -3,9 +3,9 @@
 The app's volumes of heads that have a DLMUSE segmentation are compared with DLMUSE's, each person left out of the atlas
 and of the calibration: what the regions of one structure share in a head, and each region's own rest. Some of the heads
 are then turned, resampled, blurred and made noisy (``perturb.py``), taken through the same stages, and compared with
-themselves, and so are their copies without skull, once corrected for that: the strongest patterns of these differences
-are the last shared errors of the table. No age takes part. A head and change take about 20 s on two cores; the stages'
-files stay in ``--work``, so that a stopped call goes on.
+themselves, and so are their copies without skull and in larger voxels, once calibrated as such: the strongest patterns
+of these differences are the last shared errors of the table. No age takes part. A head and change take about 20 s on
+two cores; the stages' files stay in ``--work``, so that a stopped call goes on.
 
     python benchmarks/error.py --data ../shared/data/ds-t1w --work work --out bids_brainage/data/muse_error.tsv
 """
@@ -24,15 +24,15 @@ from perturb import CHANGES
 
 from bids_brainage.core.files import write_text
 from bids_brainage.image import io, muse
-from bids_brainage.image.atlas import Atlas, template_points
-from bids_brainage.image.volumes import MINIMUM
-from bids_brainage.training import agreement, heads, stripped
+from bids_brainage.image.atlas import Atlas
+from bids_brainage.image.calibration import logarithm
+from bids_brainage.training import agreement, coarse, heads, stripped
 from bids_brainage.training.measurement import MeasurementError, with_repeats
 
 LOG = logging.getLogger("benchmarks.error")
 FloatArray = NDArray[np.float64]
 
-WHICH = ("rotate-15", "voxel-1.5", "voxel-3", "voxel-5", "noise-9", "bias-60")
+WHICH = ("rotate-15", "voxel-1.5", "noise-9", "bias-60")
 SKIPPED = ("sub-IXI012", "sub-nichart06")
 """Heads that ``stability.py`` judges the ages by."""
 
@@ -55,9 +55,10 @@ def main() -> None:
     judged = agreement.leave_one_out(examples, who, atlases)
     _, slope = agreement.calibration(judged.raw, judged.reference)
     names, chosen = [one.name for one in examples], [head for head in found if head[0] not in SKIPPED][: args.most]
-    copies = stripped.copies_of(found, examples, atlases, who, args.work, segment_bundle=SEGMENT, threads=args.threads)
-    bare = stripped.judge_stripped(judged, copies, who)
-    apart = by_icv(bare) - by_icv(judged.volumes)[:, None]
+    how = {"segment_bundle": SEGMENT, "threads": args.threads}
+    bare = stripped.judge_stripped(judged, stripped.copies_of(found, examples, atlases, who, args.work, **how), who)
+    large = coarse.judge_coarse(judged, coarse.coarse_volumes(found, atlases, who, args.work, **how), who)
+    apart = by_icv(np.concatenate([bare, large], axis=1)) - by_icv(judged.volumes)[:, None]
     rows = [row for head in chosen for row in apart[names.index(head[0])]]
     for number, head in enumerate(chosen):
         atlas = atlases[who[names.index(head[0])]]
@@ -74,8 +75,8 @@ def main() -> None:
 
 def by_icv(volumes: FloatArray) -> FloatArray:
     """Log volumes of the 145 regions relative to the ICV, which is the last of ``(..., 146)``."""
-    logarithm = np.log(np.maximum(volumes, MINIMUM))
-    return np.asarray(logarithm[..., :145] - logarithm[..., 145:])
+    log = logarithm(volumes)
+    return np.asarray(log[..., :145] - log[..., 145:])
 
 
 def size(difference: FloatArray) -> float:
@@ -86,19 +87,14 @@ def size(difference: FloatArray) -> float:
 def stages(head: tuple[str, Path, Path], change: str, work: Path, threads: int) -> dict[str, Path]:
     """The stages' files of a changed head."""
     name, t1w, _ = head
-    folder = work / f"{name}_{change}"
-    folder.mkdir(parents=True, exist_ok=True)
     brain = io.read(work / name / "brain_mask.nii.gz", np.uint8).data > 0
     made = CHANGES[change].call(io.read(t1w), brain).volume
-    path = io.save(folder / "changed.nii.gz", made.data.astype(np.float32), made.affine)
-    return heads.through_stages(path, folder, segment_bundle=SEGMENT, threads=threads)
+    return heads.copy_through_stages(made, work / f"{name}_{change}", segment_bundle=SEGMENT, threads=threads)
 
 
 def relative(atlas: Atlas, paths: dict[str, Path]) -> FloatArray:
     """Log volumes of the 145 regions relative to the ICV, not calibrated."""
-    head = heads.seen(paths)
-    points = template_points(paths["xfm_inverse"], head.masks)
-    return by_icv(agreement.raw_volumes(atlas, head, points))
+    return by_icv(agreement.raw_volumes(atlas, heads.seen(paths), paths["xfm_inverse"]))
 
 
 def table(error: MeasurementError) -> str:

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from bids_brainage.image import io, masks
 from bids_brainage.image.io import Grid, Volume
+from bids_brainage.training.coarse import resized, sample
 from bids_brainage.training.stripped import strip
 
 Matrix = NDArray[np.float64]
@@ -82,19 +83,6 @@ def carry(mask: masks.Mask, affine: Matrix, move: Matrix, grid: Grid) -> masks.M
 # Sampling and fields of view
 
 
-def sample(source: Volume, grid: Grid, move: Matrix | None = None) -> Volume:
-    """The moved head on a grid: cubic interpolation, smoothed first along axes where the new voxels are larger."""
-    to_source = np.linalg.inv(source.affine) @ np.linalg.inv(np.eye(4) if move is None else move) @ grid.affine
-    matrix, offset = to_source[:3, :3], to_source[:3, 3]
-    data = source.data.astype(np.float32)
-    low, high, air = data.min(), data.max(), io.background(data)
-    scale = np.linalg.norm(np.linalg.inv(matrix), axis=0) ** -1
-    if (scale > 1 + 1e-3).any():
-        data = ndimage.gaussian_filter(data, 0.4 * np.sqrt(np.maximum(scale**2 - 1, 0)), mode="nearest")
-    found = ndimage.affine_transform(data, matrix, offset, grid.shape, order=3, mode="constant", cval=air)
-    return Volume(np.clip(found, low, high), grid.affine)
-
-
 def head_mask(scan: Volume) -> masks.Mask:
     """The head without air around it: what exceeds a tenth of the bright tissue's level, holes filled."""
     level = scan.data.min() + 0.1 * (np.percentile(scan.data, 99) - scan.data.min())
@@ -136,18 +124,6 @@ def reorder(scan: Volume, codes: str) -> Volume:
     by = ornt.ornt_transform(ornt.io_orientation(scan.affine), ornt.axcodes2ornt(tuple(codes)))
     data = np.ascontiguousarray(ornt.apply_orientation(scan.data, by))
     return Volume(data, scan.affine @ ornt.inv_ornt_aff(by, scan.data.shape))
-
-
-def resized(scan: Volume, zooms: ArrayLike) -> Volume:
-    """The same field of view in voxels of another size (mm, one for all axes or three; nan keeps an axis)."""
-    old = scan.grid
-    wanted = np.broadcast_to(np.asarray(zooms, float), 3)
-    new = np.where(np.isnan(wanted), old.zooms, wanted)
-    x, y, z = np.maximum(1, np.ceil(np.asarray(old.shape) * old.zooms / new - 1e-3)).astype(int).tolist()
-    affine = np.eye(4)
-    affine[:3, :3] = old.affine[:3, :3] / old.zooms * new
-    affine[:3, 3] = old.centre() - affine[:3, :3] @ ((np.array([x, y, z]) - 1) / 2)
-    return sample(scan, Grid((x, y, z), affine))
 
 
 def cut(scan: Volume, brain: masks.Mask, below: float, around: float | None = None) -> Volume:

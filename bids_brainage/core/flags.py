@@ -6,6 +6,7 @@ FLAGS = {
     "age_not_by_session": "One age of participants.tsv stands for several sessions",
     "nonfinite_voxels": "At most 1 % of the voxels were NaN or infinite, and were set to 0",
     "anisotropic": "A voxel side is over 3 mm, or over twice another",
+    "large_voxels": "All voxel sides exceed 2.2 mm: regional volumes were corrected for that and are less certain",
     "small_field_of_view": "The image covers less than 140 mm along an axis",
     "already_stripped": "The image came without skull: regional volumes were corrected for that and are less certain",
     "brain_volume_unusual": "Brain mask or intracranial mask are smaller or larger than those of adults",

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from bids_brainage.core.bundle import load as load_bundle
 from bids_brainage.core.errors import BundleError
+from bids_brainage.image.calibration import Lines
 from bids_brainage.image.io import Grid, Volume
 from bids_brainage.image.register import WORKING_MM, align, displacement, template_brain
 from bids_brainage.image.stripped import Shifts
@@ -33,8 +34,8 @@ class Atlas(NamedTuple):
         Columns of :func:`bids_brainage.image.muse.columns`.
     probabilities : array of float32, (n, k)
         They sum to 1.
-    intercept, slope : arrays of float32, (146,)
-        Of log reference on log measured volume (mm^3): 145 regions, then the ICV.
+    lines : Lines
+        From measured volumes to those of the reference.
     shifts : Shifts
         What stripping adds to the log volumes.
     """
@@ -43,8 +44,7 @@ class Atlas(NamedTuple):
     rows: NDArray[np.int32]
     labels: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
-    intercept: NDArray[np.float32]
-    slope: NDArray[np.float32]
+    lines: Lines
     shifts: Shifts
 
 
@@ -55,13 +55,13 @@ def read_atlas(folder: Path) -> Atlas:
     ------
     BundleError
         Where the bundle is damaged, is no atlas, lies in another space than the default template, or is of a version
-        that knew less of stripped scans.
+        that knew less of stripped scans and of large voxels.
     """
     bundle = load_bundle(folder)
     if bundle.card["architecture"] != "atlas" or bundle.card.get("template") != DEFAULT:
         raise BundleError(f"{folder}: is no MUSE atlas in {DEFAULT}; give the bundle that `brainage train atlas` wrote")
     with np.load(bundle.file("atlas.npz"), allow_pickle=False) as stored:
-        if not set(Shifts._fields) <= set(stored):
+        if not {*Lines._fields, *Shifts._fields} <= set(stored):
             raise BundleError(f"{folder}: was made by an older version; run `brainage train atlas` again")
         shape = tuple(int(size) for size in stored["shape"])
         covered = np.unpackbits(stored["covered"], count=int(np.prod(shape))).astype(bool)
@@ -72,8 +72,7 @@ def read_atlas(folder: Path) -> Atlas:
             rows,
             stored["labels"],
             share / share.sum(axis=1, keepdims=True),
-            stored["intercept"],
-            stored["slope"],
+            Lines(*(stored[name] for name in Lines._fields)),
             Shifts(*(stored[name] for name in Shifts._fields)),
         )
 

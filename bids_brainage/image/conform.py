@@ -20,6 +20,7 @@ SHEARED = 0.1
 SIZES_ALIKE = 0.02
 FEW_NONFINITE = 0.01
 ANISOTROPIC_RATIO, ANISOTROPIC_VOXEL = 2.0, 3.0
+LARGE_VOXEL = 2.2
 
 
 class Conformed(NamedTuple):
@@ -33,7 +34,7 @@ def conform(t1w: Path, *, out: Path) -> Conformed:
     """Reorient a scan to RAS and check that it can be used; voxels are moved, never resampled.
 
     Flags: ``nonfinite_voxels`` (a few NaN or Inf, set to 0), ``anisotropic`` (largest voxel side over 3 mm or over
-    twice the smallest), ``small_field_of_view`` (an axis under 140 mm).
+    twice the smallest), ``large_voxels`` (all sides over 2.2 mm), ``small_field_of_view`` (an axis under 140 mm).
 
     Raises
     ------
@@ -56,6 +57,7 @@ def conform(t1w: Path, *, out: Path) -> Conformed:
     flags = {
         "nonfinite_voxels": share > 0,
         "anisotropic": zooms.max() > ANISOTROPIC_VOXEL or zooms.max() / zooms.min() > ANISOTROPIC_RATIO,
+        "large_voxels": zooms.min() > LARGE_VOXEL,
         "small_field_of_view": bool((zooms * data_shape(canonical)).min() < USUAL_FIELD),
     }
     path = save(out / "t1w_native.nii.gz", np.asarray(canonical.dataobj, dtype=np.float32), canonical.affine)

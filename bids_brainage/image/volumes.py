@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bids_brainage.core.files import atomic, write_json
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas, look_up, read_atlas, template_points
+from bids_brainage.image.calibration import logarithm
 from bids_brainage.image.fusion import Head, fuse, fused_mask, gather, measured, spread, structure_prior
 from bids_brainage.image.io import Volume, read, resample, save, save_probability
 from bids_brainage.image.stripped import Cut, added_by, how_cut
@@ -95,7 +96,7 @@ def volumes(
     return Volumes(
         write_table(
             out / "muse_volumes.tsv",
-            calibrate(np.array([*found, head.skull]), chart, cut),
+            calibrate(np.array([*found, head.skull]), chart, float(head.native.grid.zooms.min()), cut),
         ),
         save(out / "muse_dseg.nii.gz", region_labels(likely, head), head.native.affine),
         save(out / "brain_mask_fused.nii.gz", brain, icv.affine, np.uint8),
@@ -111,7 +112,7 @@ def region_labels(regions: NDArray[np.float32], head: Head) -> NDArray[np.uint8]
     return resample(Volume(labels.data.astype(np.uint8), labels.affine), head.native.grid, nearest=True)
 
 
-def calibrate(measured: NDArray[np.float64], atlas: Atlas, cut: Cut | None = None) -> dict[int, float]:
+def calibrate(measured: NDArray[np.float64], atlas: Atlas, edge: float, cut: Cut | None = None) -> dict[int, float]:
     r"""Volumes by MUSE number: :math:`\log V = a + b (\log M - s)` for regions and ICV, composites summed.
 
     Parameters
@@ -120,22 +121,20 @@ def calibrate(measured: NDArray[np.float64], atlas: Atlas, cut: Cut | None = Non
         145 regions and the ICV, mm^3.
     atlas : Atlas
         Holds the intercepts :math:`a`, the slopes :math:`b` and the shifts :math:`s` of stripped scans.
+    edge : float
+        Shortest edge of the scan's voxels, mm: :math:`a` and :math:`b` follow it. Slices that are thick along one axis
+        alone, the usual clinical scan, do not do to volumes what large voxels do.
     cut : Cut, optional
         How a scan that came without skull was cut; :math:`s` is 0 where it was not.
     """
     added = 0 if cut is None else added_by(cut, atlas.shifts)
-    logarithm = np.log(np.maximum(measured, MINIMUM)) - added
-    scaled = np.exp(atlas.intercept.astype(np.float64) + atlas.slope.astype(np.float64) * logarithm)
+    scaled = atlas.lines.volumes(logarithm(measured) - added, edge)
     values = {region.number: float(v) for region, v in zip(muse.regions(), scaled, strict=False)}
     for composite in muse.composites():
         values[composite.number] = sum(values[member] for member in composite.members)
     values[muse.ICV] = float(scaled[-1])
     values[muse.CORTICAL_CSF] = max(values[muse.ICV] - values[muse.TOTAL_BRAIN], 0.0)
     return values
-
-
-MINIMUM = 8.0
-"""One voxel of 2 mm, mm^3: the least that is measured."""
 
 
 def write_table(path: Path, values: dict[int, float]) -> Path:
@@ -156,8 +155,8 @@ DICTIONARY = {
     "index": {"Description": "Number of the region or composite in the MUSE atlas (Doshi et al. 2016)"},
     "name": {"Description": "Name of the region; _R and _L are the person's right and left"},
     "volume_mm3": {
-        "Description": "Volume, calibrated to DLMUSE on 2 mm scans; composites are sums of regions, 702 is the "
-        "intracranial mask, 600 is what it holds beside the brain",
+        "Description": "Volume, calibrated to DLMUSE on 2 mm scans, larger voxels by their shortest edge; composites "
+        "are sums of regions, 702 is the intracranial mask, 600 is what it holds beside the brain",
         "Units": "mm^3",
     },
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +13,14 @@ from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
 from bids_brainage.image import muse
-from bids_brainage.image.atlas import Atlas, look_up
+from bids_brainage.image.atlas import Atlas, look_up, template_points
+from bids_brainage.image.calibration import MINIMUM, logarithm, no_lines
 from bids_brainage.image.fusion import CSF, Head, fuse, fused_mask, measured, structure_prior
 from bids_brainage.image.io import Volume, resample
 from bids_brainage.image.masks import dice
 from bids_brainage.image.stripped import no_shifts
 from bids_brainage.image.template import DEFAULT, template
 from bids_brainage.image.tissue import TISSUES
-from bids_brainage.image.volumes import MINIMUM
 from bids_brainage.training.heads import RESOLUTION, Example
 from bids_brainage.training.judge import STRUCTURES, numbers
 
@@ -44,8 +45,7 @@ def average(examples: Sequence[Example]) -> Atlas:
     share = np.take_along_axis(counts, labels, axis=1).astype(np.float32)
     share /= share.sum(axis=1, keepdims=True)
     rows = np.where(covered, np.cumsum(covered) - 1, -1).astype(np.int32).reshape(grid.shape)
-    none = np.zeros(146, np.float32)
-    return Atlas(grid, rows, labels, share, none, none + 1, no_shifts())
+    return Atlas(grid, rows, labels, share, no_lines(), no_shifts())
 
 
 class Measured(NamedTuple):
@@ -78,8 +78,9 @@ def likely_regions(atlas: Atlas, head: Head, points: NDArray[np.float32]) -> NDA
     return fuse(prior, structure_prior(prior, head.posterior), head.intensity, points)
 
 
-def raw_volumes(atlas: Atlas, head: Head, points: NDArray[np.float32]) -> NDArray[np.float64]:
-    """145 regions and the ICV, mm^3, not calibrated, of a head whose voxels lie at ``points`` of the template."""
+def raw_volumes(atlas: Atlas, head: Head, xfm_inverse: Path) -> NDArray[np.float64]:
+    """145 regions and the ICV, mm^3, not calibrated; the transform carries the head's points to the template."""
+    points = template_points(xfm_inverse, head.masks)
     return np.array([*measured(likely_regions(atlas, head, points), head), head.skull])
 
 
@@ -132,7 +133,7 @@ def calibration(measured: NDArray[np.float64], reference: NDArray[np.float64]) -
     measured, reference : arrays, (heads, 146)
         mm^3.
     """
-    x, y = (np.log(np.maximum(volumes, MINIMUM)) for volumes in (measured, reference))
+    x, y = logarithm(measured), logarithm(reference)
     other = np.array([*muse.mirrored()[:145], 145])
     centre, level = x.mean(axis=0), y.mean(axis=0) - x.mean(axis=0)
     square = ((x - centre) ** 2).sum(axis=0)
@@ -147,17 +148,19 @@ class Judged(NamedTuple):
 
     Attributes
     ----------
-    volumes, reference : arrays, (heads, 146)
-        Calibrated volumes and what they ought to be, mm^3.
-    measured : sequence of Measured
+    volumes : array, (heads, 146)
+        Calibrated, mm^3.
     slopes : array, (heads, 146)
         Of the calibrations.
+    reference : array, (heads, 146)
+        What the volumes ought to be, mm^3.
+    measured : sequence of Measured
     """
 
     volumes: NDArray[np.float64]
+    slopes: NDArray[np.float64]
     reference: NDArray[np.float64]
     measured: Sequence[Measured]
-    slopes: NDArray[np.float64]
 
     @property
     def raw(self) -> NDArray[np.float64]:
@@ -202,9 +205,25 @@ def leave_one_out(examples: Sequence[Example], who: NDArray[np.int_], atlases: M
     measured = [measure(atlases[w], one) for w, one in zip(who, examples, strict=True)]
     raw = np.array([one.volumes for one in measured])
     reference = np.stack([one.reference for one in examples])
-    lines = np.array([calibration(raw[rest], reference[rest]) for rest in who[:, None] != who], dtype=np.float64)
-    volumes = np.exp(lines[:, 0] + lines[:, 1] * np.log(np.maximum(raw, MINIMUM)))
-    return Judged(volumes, reference, measured, lines[:, 1])
+    return Judged(*calibrated_blindly(raw, reference, who), reference, measured)
+
+
+def calibrated_blindly(
+    measured: NDArray[np.float64], reference: NDArray[np.float64], who: NDArray[np.int_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Volumes, mm^3, by a calibration of the heads of other people, and its slopes: both ``(heads, 146)``."""
+    lines = np.array([calibration(measured[rest], reference[rest]) for rest in who[:, None] != who], dtype=np.float64)
+    return np.exp(lines[:, 0] + lines[:, 1] * logarithm(measured)), lines[:, 1]
+
+
+def added(copies: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the volumes of copies ``(heads, copies, 146)`` on those of their heads ``(heads, 146)``."""
+    return logarithm(copies) - logarithm(whole)[:, None]
+
+
+def calibrated_again(judged: Judged, moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Calibrated volumes, mm^3, of copies whose log volumes ``(heads, copies, 146)`` were ``moved`` by so much."""
+    return np.asarray(judged.volumes[:, None] * np.exp(judged.slopes[:, None] * moved))
 
 
 def accuracy(volumes: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any]:

@@ -16,16 +16,17 @@ from bids_brainage.core.errors import UsageError
 from bids_brainage.core.files import atomic, contents_of, write_text
 from bids_brainage.image import muse
 from bids_brainage.image.atlas import Atlas
+from bids_brainage.image.conform import load
 from bids_brainage.image.template import DEFAULT
 from bids_brainage.training.agreement import (
     Judged,
     average,
-    calibration,
     leave_one_out,
     people,
     summary,
     without_each,
 )
+from bids_brainage.training.coarse import EDGES, coarse_volumes, judge_coarse, lines
 from bids_brainage.training.heads import RESOLUTION, prepare
 from bids_brainage.training.judge import STRUCTURES, interval
 from bids_brainage.training.stripped import CUTS, copies_of, judge_stripped, shifts
@@ -58,11 +59,16 @@ def build(
     Raises
     ------
     UsageError
-        With fewer than three heads.
+        With fewer than three heads, or people, or with a head in voxels as large as those of the copies that teach
+        what large voxels do.
     """
     used = [head for head in heads if head[0] != leave_out]
     if len(used) < 3:
         raise UsageError(f"{out}: an atlas needs three heads or more, {len(used)} given; add heads")
+    if large := [name for name, t1w, _ in used if max(load(t1w).header.get_zooms()[:3]) >= EDGES[0]]:
+        raise UsageError(
+            f"{out}: an atlas needs voxels of less than {EDGES[0]:g} mm, {', '.join(large)} has larger ones; leave out"
+        )
     examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in _counted(used)]
     who = people(examples)
     if who.max() < 2:
@@ -71,13 +77,20 @@ def build(
         )
     atlases = without_each(examples, who)
     judged = leave_one_out(examples, who, atlases)
-    intercept, slope = calibration(judged.raw, judged.reference)
+    coarse = coarse_volumes(used, atlases, who, work, segment_bundle=segment_bundle, threads=threads)
     copies = copies_of(used, examples, atlases, who, work, segment_bundle=segment_bundle, threads=threads)
     out.mkdir(parents=True, exist_ok=True)
     known = shifts(copies, judged.raw)
-    write(average(examples)._replace(intercept=intercept, slope=slope, shifts=known), out)
+    write(average(examples)._replace(lines=lines(judged, coarse), shifts=known), out)
     shipped = contents_of(path for _, *paths in used for path in paths) == SHIPPED_HEADS
-    card = describe([e.name for e in examples], who, judged, judge_stripped(judged, copies, who), shipped)
+    card = describe(
+        [e.name for e in examples],
+        who,
+        judged,
+        stripped=judge_stripped(judged, copies, who),
+        coarse=judge_coarse(judged, coarse, who),
+        shipped=shipped,
+    )
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
 
@@ -100,8 +113,7 @@ def write(atlas: Atlas, out: Path) -> None:
             covered=np.packbits(covered),
             labels=np.where(atlas.probabilities > 0, atlas.labels, 0).astype(np.uint8),
             probabilities=np.rint(atlas.probabilities * 255).astype(np.uint8),
-            intercept=atlas.intercept,
-            slope=atlas.slope,
+            **atlas.lines._asdict(),
             **atlas.shifts._asdict(),
         )
     rows = [f"{region.number}\t{region.name}" for region in muse.regions()]
@@ -130,8 +142,19 @@ def _one_person(names: Sequence[str], who: NDArray[np.int_]) -> list[list[str]]:
     return [heads for heads in own if len(heads) > 1]
 
 
+def against_heads(judged: Judged, copies: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
+    """Accuracy of the volumes of copies, ``(heads, 146)``, against those of the heads."""
+    return summary(judged._replace(volumes=copies, reference=judged.volumes))
+
+
 def describe(
-    names: Sequence[str], who: NDArray[np.int_], judged: Judged, stripped: NDArray[np.float64], shipped: bool
+    names: Sequence[str],
+    who: NDArray[np.int_],
+    judged: Judged,
+    *,
+    stripped: NDArray[np.float64],
+    coarse: NDArray[np.float64],
+    shipped: bool,
 ) -> dict[str, Any]:
     """The card, without its files; heads that are not those of the shipped atlas are given no licence of theirs."""
     metrics = {
@@ -156,13 +179,21 @@ def describe(
             "how": "volumes of the heads without skull against those of the whole heads, each person left out of the "
             "shift too",
             **{
-                cut: {"cut": how, **summary(judged._replace(volumes=copies, reference=judged.volumes))}
+                cut: {"cut": how, **against_heads(judged, copies)}
                 for (cut, how), copies in zip(CUTS.items(), stripped.swapaxes(0, 1), strict=True)
+            },
+        },
+        "coarse": {
+            "how": "volumes of the heads in larger voxels against those of the heads, each person left out of the "
+            "calibration too",
+            **{
+                f"{edge:g} mm": against_heads(judged, copies)
+                for edge, copies in zip(EDGES, coarse.swapaxes(0, 1), strict=True)
             },
         },
     }
     return {
-        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.9.0", "needs": [],
+        "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.10.0", "needs": [],
         "description": "Probabilities of the 145 MUSE regions in template space, both sides averaged, and the "
         "ratios that bring volumes measured with it to DLMUSE's scale on 2 mm scans",
         "template": DEFAULT, "resolution_mm": RESOLUTION, "training": {

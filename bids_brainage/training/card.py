@@ -100,7 +100,7 @@ def roi_card(made: Made, cohort: Cohort, metrics: dict[str, Any], age_range: tup
         "name": made.name,
         "architecture": "roi",
         "role": "brain_age",
-        "version": "2.9.0",
+        "version": "2.10.0",
         "description": f"Ridge regression of age on {len(people.indices)} regional volumes relative to ICV, and sex"
         + (", that reckons with their measurement error" if made.noise else ""),
         "needs": ["muse_volumes", "sex"],

@@ -18,7 +18,7 @@ from bids_brainage.image.atlas import template_points
 from bids_brainage.image.brain import segment
 from bids_brainage.image.conform import conform
 from bids_brainage.image.fusion import Head, gather
-from bids_brainage.image.io import Volume, read, resample
+from bids_brainage.image.io import Volume, read, resample, save
 from bids_brainage.image.masks import dice, fill_holes
 from bids_brainage.image.n4 import correct_bias
 from bids_brainage.image.register import register, warp
@@ -74,7 +74,7 @@ def find_heads(dataset: Path) -> list[tuple[str, Path, Path]]:
         Where there is none.
     """
     found = []
-    for dseg in sorted((dataset / "derivatives" / "dlmuse").glob("sub-*/anat/*_desc-dlmuse_dseg.nii.gz")):
+    for dseg in sorted((dataset / "derivatives" / "dlmuse").glob("sub-*/**/*_desc-dlmuse_dseg.nii.gz")):
         stem = dseg.name.removesuffix("_desc-dlmuse_dseg.nii.gz")
         t1w = dataset / dseg.parent.relative_to(dataset / "derivatives" / "dlmuse") / f"{stem}_T1w.nii.gz"
         if t1w.is_file():
@@ -113,6 +113,15 @@ def through_stages(
         register(flat, found.brain_mask, found.posteriors, template=DEFAULT, out=folder, seed=seed, threads=threads)
         write_json(mark, made_of)
     return paths
+
+
+def copy_through_stages(
+    copy: Volume, folder: Path, *, segment_bundle: Path, seed: int = 0, threads: int = 1
+) -> dict[str, Path]:
+    """Write a changed copy of a scan into ``folder`` and run the stages on it; see :func:`through_stages`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = save(folder / "changed.nii.gz", copy.data.astype(np.float32), copy.affine)
+    return through_stages(path, folder, segment_bundle=segment_bundle, seed=seed, threads=threads)
 
 
 FILES = {

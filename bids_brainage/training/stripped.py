@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_brainage.image import muse
-from bids_brainage.image.atlas import Atlas, template_points
-from bids_brainage.image.io import Volume, read, save
+from bids_brainage.image.atlas import Atlas
+from bids_brainage.image.io import Volume, read
 from bids_brainage.image.masks import Mask, dilate
 from bids_brainage.image.stripped import Cut, Shifts, added_by, how_cut
-from bids_brainage.image.volumes import MINIMUM
-from bids_brainage.training.agreement import Judged, final_mask, raw_volumes
-from bids_brainage.training.heads import POSTERIORS, Example, seen, through_stages
+from bids_brainage.training.agreement import Judged, added, calibrated_again, final_mask, raw_volumes
+from bids_brainage.training.heads import POSTERIORS, Example, copy_through_stages, seen, through_stages
 
 LOG = logging.getLogger("bids_brainage")
 
@@ -45,13 +44,10 @@ def stripped_copies(
     paths = through_stages(t1w, work / name, segment_bundle=segment_bundle, threads=threads)
     scan, brain = read(t1w), read(paths["brain_mask"], np.uint8).data > 0
     copies = (strip(scan, brain), strip(scan, final_mask(atlas, example)), strip(scan, brain, 3))
-    made = []
-    for cut, copy in zip(CUTS, copies, strict=True):
-        folder = work / f"{name}_{cut}"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = save(folder / "changed.nii.gz", copy.data.astype(np.float32), copy.affine)
-        made.append(through_stages(path, folder, segment_bundle=segment_bundle, threads=threads))
-    return made
+    return [
+        copy_through_stages(copy, work / f"{name}_{cut}", segment_bundle=segment_bundle, threads=threads)
+        for cut, copy in zip(CUTS, copies, strict=True)
+    ]
 
 
 def strip(scan: Volume, brain: Mask, margin: float = 0.0) -> Volume:
@@ -73,11 +69,6 @@ class Copies(NamedTuple):
 
     volumes: NDArray[np.float64]
     cuts: NDArray[np.float64]
-
-    def added(self, whole: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What stripping added to each log volume, ``(heads, copies, 146)``; ``whole`` as of :func:`shifts`."""
-        both = [np.log(np.maximum(volumes, MINIMUM)) for volumes in (self.volumes, whole[:, None])]
-        return np.asarray(both[0] - both[1])
 
 
 def copies_of(
@@ -113,7 +104,7 @@ def copies_of(
 def _measure(atlas: Atlas, paths: Mapping[str, Path]) -> tuple[NDArray[np.float64], Cut]:
     """Volumes of a copy, and how it was cut."""
     head = seen(paths)
-    volumes = raw_volumes(atlas, head, template_points(paths["xfm_inverse"], head.masks))
+    volumes = raw_volumes(atlas, head, paths["xfm_inverse"])
     return volumes, how_cut(head.native, head.skull, [read(paths[name]) for name in POSTERIORS])
 
 
@@ -129,12 +120,12 @@ def shifts(copies: Copies, whole: NDArray[np.float64]) -> Shifts:
         Of the heads themselves, mm^3, not calibrated, by the same atlases.
     """
     other = np.array([*muse.mirrored()[:145], 145])
-    added = copies.added(whole)
-    added = (added + added[..., other]) / 2
+    moved = added(copies.volumes, whole)
+    moved = (moved + moved[..., other]) / 2
     (rims, fluid), spread = copies.cuts.mean(axis=0).T, copies.cuts[..., 1].std(axis=0)
     more = (copies.cuts[..., 1] - fluid) / np.maximum(spread, 1e-6)
-    level = added.mean(axis=0)
-    slope = np.einsum("hc,hcr->cr", more, added - level) / (len(added) + PRIOR_HEADS)
+    level = moved.mean(axis=0)
+    slope = np.einsum("hc,hcr->cr", more, moved - level) / (len(moved) + PRIOR_HEADS)
     order = np.argsort(rims)
     found = rims, level, np.stack([fluid, spread], axis=1), slope
     return Shifts(*(part[order].astype(np.float32) for part in found))
@@ -155,13 +146,8 @@ def judge_stripped(judged: Judged, copies: Copies, who: NDArray[np.int_]) -> NDA
     array, (heads, copies, 146)
         mm^3; to be compared with ``judged.volumes``.
     """
-    moved = copies.added(judged.raw)
+    moved = added(copies.volumes, judged.raw)
     for left, rest in enumerate(who[:, None] != who):
         known = shifts(Copies(copies.volumes[rest], copies.cuts[rest]), judged.raw[rest])
         moved[left] -= [added_by(Cut(*one), known) for one in copies.cuts[left]]
     return calibrated_again(judged, moved)
-
-
-def calibrated_again(judged: Judged, moved: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Calibrated volumes, mm^3, of copies whose log volumes ``(heads, copies, 146)`` were ``moved`` by so much."""
-    return np.asarray(judged.volumes[:, None] * np.exp(judged.slopes[:, None] * moved))

@@ -31,6 +31,7 @@ from bids_brainage.training.agreement import (
     without_each,
 )
 from bids_brainage.training.atlas import describe, write
+from bids_brainage.training.coarse import judge_coarse, lines
 from bids_brainage.training.heads import FILES, RESOLUTION, Example, through_stages
 from bids_brainage.training.judge import STRUCTURES
 from bids_brainage.training.stripped import CUTS, Copies, judge_stripped, shifts
@@ -136,7 +137,7 @@ def test_stripped_copies_are_judged_by_the_shift_of_other_people():
     who = np.array([0, 0, 1, 2])
     shrink = np.array([0.5, 0.5, 0.9, 0.9])[:, None, None]
     measured = [Measured(own, own, own, own, 1.0) for own in raw]
-    judged = Judged(raw * 2, raw * 2, measured, slopes)
+    judged = Judged(raw * 2, slopes, raw * 2, measured)
     copies = Copies(raw[:, None] * np.repeat(shrink, 2, axis=1), cuts([0.0, 0.2], heads=4))
     found = judge_stripped(judged, copies, who)
     assert found.shape == (4, 2, 146)
@@ -188,25 +189,27 @@ def examples():
     return [made_head(seed) for seed in range(3)]
 
 
-def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_stripped_copies(examples, tmp_path):
+def test_a_written_atlas_is_read_as_it_was_and_its_card_judges_copies(examples, tmp_path):
     who = np.arange(3)
     spread = np.random.default_rng(0).uniform(0.9, 1.1, (3, 146))
     measured = [Measured(np.full(146, 500.0) * own, own[:145], own[:9], own[:3], 0.97) for own in spread]
-    judged = Judged(600 * spread, 610 * spread, measured, np.ones((3, 146)))
+    judged = Judged(600 * spread, np.ones((3, 146)), 610 * spread, measured)
     copies = Copies(judged.raw[:, None] * np.array([0.9, 1.1, 0.95])[:, None], cuts([0.01, 0.05, 0.2], heads=3))
-    atlas = average(examples)._replace(shifts=shifts(copies, judged.raw))
+    coarse = judged.raw[:, None] * np.array([0.97, 0.9])[:, None]
+    atlas = average(examples)._replace(lines=lines(judged, coarse), shifts=shifts(copies, judged.raw))
     write(atlas, tmp_path)
-    card = describe([one.name for one in examples], who, judged, judge_stripped(judged, copies, who), False)
+    told = {"stripped": judge_stripped(judged, copies, who), "coarse": judge_coarse(judged, coarse, who)}
+    card = describe([one.name for one in examples], who, judged, **told, shipped=False)
     card["training"]["segmentation"] = "none"
     save_bundle(tmp_path, card)
     found = read_atlas(tmp_path)
-    for name in ("intercept", "slope"):
-        assert np.array_equal(getattr(found, name), getattr(atlas, name))
-    assert all(np.array_equal(*pair) for pair in zip(found.shifts, atlas.shifts, strict=True))
+    for known, made in ((found.lines, atlas.lines), (found.shifts, atlas.shifts)):
+        assert all(np.array_equal(*pair) for pair in zip(known, made, strict=True))
     assert np.allclose(look_up(found, examples[0].points), look_up(atlas, examples[0].points), atol=0.01)
     figures = card["metrics"]["stripped"]
     assert set(CUTS) < set(figures)
     assert abs(figures["app_mask"]["ICV"]["bias_percent"]["value"]) < 0.1
+    assert set(card["metrics"]["coarse"]) == {"how", "3 mm", "5 mm"}
 
 
 def test_the_average_is_a_probability_and_alike_on_both_sides(examples):

@@ -71,6 +71,7 @@ def test_an_oblique_scan_keeps_its_affine(tmp_path):
     [
         (lambda d, a: (np.where(d == d.max(), np.nan, d), a), "nonfinite_voxels"),
         (lambda d, a: (d[:, :, ::2], a @ np.diag([1, 1, 2, 1])), "anisotropic"),
+        (lambda d, a: (d[::2, ::2, ::2], a @ np.diag([2, 2, 2, 1])), "large_voxels"),
         (lambda d, a: (d[:, :, :40], a), "small_field_of_view"),
         (lambda d, a: (d, a), None),
     ],
