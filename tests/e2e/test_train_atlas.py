@@ -29,7 +29,7 @@ def dataset(tmp_path_factory, work):
     bids = simulate_dataset(tmp_path_factory.mktemp("heads") / "bids", n=3, seed=7)
     for axis, t1w in enumerate(sorted(bids.glob("sub-*/**/*_T1w.nii.gz"))[:3]):
         stem = t1w.name.removesuffix("_T1w.nii.gz")
-        stages = through_stages(t1w, work / stem, segment_bundle=SEGMENT)
+        stages = through_stages(t1w, work / stem, segment_bundle=SEGMENT, threads=2)
         used = {name: path for name, path in stages.items() if name != "xfm_forward"}
         (work / stem / "labels").mkdir()
         labels = read(volumes(**used, atlas=ATLAS, out=work / stem / "labels").muse_dseg, np.uint8)
