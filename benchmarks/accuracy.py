@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -216,15 +217,14 @@ def print_copies(
         for name, own, copies in zip(names, gap.T, made.swapaxes(0, 1), strict=True):
             said = f"mean {own.mean():+.1f}, mean absolute {np.abs(own).mean():.1f}, largest {np.abs(own).max():.1f}"
             print(f"\n{which}, {name}, n = {len(own)}: {said} years; volumes, bias (median absolute error) %: ", end="")
-            print(", ".join(f"{part} {both}" for part, both in off(judged, copies).items()))
+            print(", ".join(f"{part} {off(of)}" for part, of in against_heads(judged, copies).items()))
 
 
-def off(judged: agreement.Judged, copies: np.ndarray) -> dict[str, str]:
-    """Bias and median absolute error of the volumes of copies against those of the heads, per cent."""
-    found = against_heads(judged, copies).items()
-    figures = {name: [one[key] for key in ("bias_percent", "median_absolute_error_percent")] for name, one in found}
-    numbers = {name: [v["value"] if isinstance(v, dict) else v for v in both] for name, both in figures.items()}
-    return {name: f"{bias:+.1f} ({error:.1f})" for name, (bias, error) in numbers.items()}
+def off(figures: dict[str, Any]) -> str:
+    """Bias and median absolute error of one volume, per cent, without their intervals."""
+    both = (figures[key] for key in ("bias_percent", "median_absolute_error_percent"))
+    bias, error = (figure["value"] if isinstance(figure, dict) else figure for figure in both)
+    return f"{bias:+.1f} ({error:.1f})"
 
 
 def shown(figure: float | dict[str, float]) -> str:

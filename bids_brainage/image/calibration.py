@@ -18,6 +18,12 @@ def logarithm(volumes: FloatArray) -> FloatArray:
     return np.asarray(np.log(np.maximum(volumes, MINIMUM)))
 
 
+def between(at: float, knots: NDArray[np.float32], rows: NDArray[np.floating]) -> FloatArray:
+    """Rows ``(k, n)`` that hold at growing knots ``(k,)``, interpolated linearly, level beyond the last: ``(n,)``."""
+    share = np.array([np.interp(at, knots, one) for one in np.eye(len(knots))])
+    return np.asarray(share @ rows, dtype=np.float64)
+
+
 class Lines(NamedTuple):
     r"""Lines :math:`\log V = a + b \log M` of the 145 regions and the ICV, for some sizes of voxel.
 
@@ -37,9 +43,7 @@ class Lines(NamedTuple):
 
     def at(self, edge: float) -> FloatArray:
         """Intercepts and slopes for voxels of an edge in mm, ``(2, 146)``: linear between two sizes, level beyond."""
-        every = np.stack([self.intercept, self.slope], axis=-1).astype(np.float64).reshape(len(self.edges), -1)
-        found = np.array([np.interp(edge, self.edges, values) for values in every.T])
-        return np.asarray(found.reshape(-1, 2).T)
+        return np.stack([between(edge, self.edges, rows) for rows in (self.intercept, self.slope)])
 
     def volumes(self, log_measured: FloatArray, edge: float) -> FloatArray:
         """Calibrated volumes, ``(146,)``, mm^3, from logarithms of measured ones."""

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_brainage.image import masks
+from bids_brainage.image.calibration import FloatArray, between
 from bids_brainage.image.io import Grid, Volume, mean_on, occupied
-
-FloatArray = NDArray[np.float64]
 
 FURTHEST = 2.0
 """SDs of the heads that taught the shifts: nobody is told what would follow from more or less fluid than that."""
@@ -81,4 +80,4 @@ def added_by(cut: Cut, shifts: Shifts) -> FloatArray:
     mean, sd = shifts.fluid.T.astype(np.float64)
     more = np.clip((cut.fluid - mean) / np.maximum(sd, 1e-6), -FURTHEST, FURTHEST)
     each = shifts.stripped + more[:, None] * shifts.by_fluid
-    return np.array([np.interp(cut.rim, shifts.rims, region) for region in each.T])
+    return between(cut.rim, shifts.rims, each)

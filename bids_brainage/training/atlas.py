@@ -63,12 +63,7 @@ def build(
         what large voxels do.
     """
     used = [head for head in heads if head[0] != leave_out]
-    if len(used) < 3:
-        raise UsageError(f"{out}: an atlas needs three heads or more, {len(used)} given; add heads")
-    if large := [name for name, t1w, _ in used if max(load(t1w).header.get_zooms()[:3]) >= EDGES[0]]:
-        raise UsageError(
-            f"{out}: an atlas needs voxels of less than {EDGES[0]:g} mm, {', '.join(large)} has larger ones; leave out"
-        )
+    _refuse(used, out)
     examples = [prepare(head, work, segment_bundle=segment_bundle, threads=threads) for head in _counted(used)]
     who = people(examples)
     if who.max() < 2:
@@ -93,6 +88,16 @@ def build(
     )
     card["training"]["segmentation"] = bundles.load(segment_bundle).digest
     return bundles.save(out, card)
+
+
+def _refuse(heads: Sequence[tuple[str, Path, Path]], out: Path) -> None:
+    """Stop before any work where the heads can make no atlas."""
+    if len(heads) < 3:
+        raise UsageError(f"{out}: an atlas needs three heads or more, {len(heads)} given; add heads")
+    if large := [name for name, t1w, _ in heads if max(load(t1w).header.get_zooms()[:3]) >= EDGES[0]]:
+        raise UsageError(
+            f"{out}: an atlas needs voxels of less than {EDGES[0]:g} mm, {', '.join(large)} has larger ones; leave out"
+        )
 
 
 def _counted(heads: Sequence[tuple[str, Path, Path]]) -> Iterator[tuple[str, Path, Path]]:
@@ -147,19 +152,13 @@ def against_heads(judged: Judged, copies: NDArray[np.float64]) -> dict[str, dict
     return summary(judged._replace(volumes=copies, reference=judged.volumes))
 
 
-def describe(
-    names: Sequence[str],
-    who: NDArray[np.int_],
-    judged: Judged,
-    *,
-    stripped: NDArray[np.float64],
-    coarse: NDArray[np.float64],
-    shipped: bool,
+def metrics(
+    who: NDArray[np.int_], judged: Judged, *, stripped: NDArray[np.float64], coarse: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """The card, without its files; heads that are not those of the shipped atlas are given no licence of theirs."""
-    metrics = {
+    """The card's figures: heads, and copies of them against the heads, each person left out."""
+    return {
         "how": "each person left out of the atlas and of the calibration that judge it; reference DLMUSE",
-        "heads": len(names),
+        "heads": len(who),
         "people": int(who.max()) + 1,
         "volumes": summary(judged),
         "dice_mean_of_145_regions": round(float(np.mean([one.regions for one in judged.measured])), 3),
@@ -192,6 +191,18 @@ def describe(
             },
         },
     }
+
+
+def describe(
+    names: Sequence[str],
+    who: NDArray[np.int_],
+    judged: Judged,
+    *,
+    stripped: NDArray[np.float64],
+    coarse: NDArray[np.float64],
+    shipped: bool,
+) -> dict[str, Any]:
+    """The card, without its files; heads that are not those of the shipped atlas are given no licence of theirs."""
     return {
         "name": "muse-atlas", "architecture": "atlas", "role": "atlas", "version": "1.10.0", "needs": [],
         "description": "Probabilities of the 145 MUSE regions in template space, both sides averaged, and the "
@@ -201,7 +212,8 @@ def describe(
             "seed": 0, "command": "brainage train atlas",
             "data": SHIPPED_DATA if shipped else [{"title": "heads of the user", "licence": "not stated"}],
         },
-        "licence": SHIPPED_LICENCE if shipped else "not stated", "metrics": metrics,
+        "licence": SHIPPED_LICENCE if shipped else "not stated",
+        "metrics": metrics(who, judged, stripped=stripped, coarse=coarse),
         "not_meant_for": [
             "children: nearly all heads are elderly", "clinical decisions about a person",
             "volumes beside those of other segmentations as if they were alike",
